@@ -1,0 +1,148 @@
+"""The arithmetic of applying, defined to the bit (spec/numerics.md).
+
+A tensor is a stack of matrices; it is made block by block, a block being some rows of one matrix, so that float64
+accumulation never needs more memory than a block. The device enters only through ``Bench``: numpy is the reference,
+``torch_bridge`` brings another. Every operation asked of a bench is exact or correctly rounded element by element,
+so all benches give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format.dtypes import Array, DType, float32_to_bits
+from skillpack_format.errors import error
+
+EXACT_PRODUCT: Final = 1 << 24  # num.product: float32 holds every integer up to here
+SMALLEST_SCALE: Final = 2.0**-100  # num.scale: products with codes and bases never become subnormal
+_BLOCK_ITEMS: Final = 1 << 20  # 8 MiB of float64: fits caches better than whole tensors, changes no result
+
+DeviceArray = Any  # what a bench computes with: numpy.ndarray or torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A tensor's shape seen as ``stack`` matrices of ``rows`` x ``cols`` (num.grid)."""
+
+    stack: int
+    rows: int
+    cols: int
+
+    @staticmethod
+    def of(shape: tuple[int, ...]) -> Grid:
+        padded = (1, 1, *shape)
+        stack = 1
+        for dim in padded[:-2]:
+            stack *= dim
+        return Grid(stack, padded[-2], padded[-1])
+
+    @property
+    def items(self) -> int:
+        return self.stack * self.rows * self.cols
+
+    def blocks(self) -> Iterator[Block]:
+        """Every element once, in order."""
+        if self.items == 0:
+            return
+        step = max(1, _BLOCK_ITEMS // self.cols)
+        for matrix in range(self.stack):
+            for first in range(0, self.rows, step):
+                yield Block(self, matrix, first, min(first + step, self.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows ``first`` to ``last`` (exclusive) of one matrix of the stack."""
+
+    grid: Grid
+    matrix: int
+    first: int
+    last: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.last - self.first, self.grid.cols
+
+    @property
+    def rows(self) -> slice:
+        """The block's rows, counted over the whole stack."""
+        start = self.matrix * self.grid.rows
+        return slice(start + self.first, start + self.last)
+
+    @property
+    def items(self) -> slice:
+        """The block's elements in the flat tensor."""
+        rows = self.rows
+        return slice(rows.start * self.grid.cols, rows.stop * self.grid.cols)
+
+
+class Bench(Protocol):
+    """The device an accumulator lives on."""
+
+    def float64(self, values: NDArray[Any]) -> DeviceArray:
+        """``values`` widened exactly to float64 on the device, same shape."""
+
+    def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
+        """Integer codes as the operand of ``product``."""
+
+    def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
+        """The exact integer product (rows, r) @ (r, cols) as float64; every sum stays within 2^24."""
+
+    def index(self, positions: NDArray[np.int64]) -> DeviceArray:
+        """``positions`` for indexing a device array."""
+
+    def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
+        """``acc`` rounded to float32, nearest even, on the host."""
+
+
+class NumpyBench:
+    """The reference bench."""
+
+    def float64(self, values: NDArray[Any]) -> DeviceArray:
+        return values.astype(np.float64)
+
+    def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
+        return codes.astype(np.float32)
+
+    def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
+        return (left @ right).astype(np.float64)
+
+    def index(self, positions: NDArray[np.int64]) -> DeviceArray:
+        return positions
+
+    def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
+        with np.errstate(over="ignore", under="ignore"):
+            rounded: NDArray[np.float32] = acc.astype(np.float32)
+        return rounded
+
+
+NUMPY_BENCH: Final = NumpyBench()
+
+
+def round_to_bits(values: NDArray[np.float32], dtype: DType, where: str) -> Array:
+    """float32 to the result dtype, nearest even (num.round); payload.overflow when a value leaves its range."""
+    bits = float32_to_bits(values, dtype)
+    limit = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype.name]
+    magnitude = bits & bits.dtype.type((1 << (dtype.bits - 1)) - 1)
+    if (magnitude >= limit).any():
+        raise error("payload.overflow", where, f"a result is outside the range of {dtype.name}")
+    return bits
+
+
+def require_finite(values: NDArray[Any], where: str, what: str) -> None:
+    """Raise payload.nonfinite when a value is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise error("payload.nonfinite", where, f"{what} holds NaN or infinity; only finite values can be added to")
+
+
+def require_scales(scales: NDArray[Any], where: str) -> None:
+    """Scales are finite, +0, or at least 2^-100 in magnitude (payload.scale)."""
+    wide = scales.astype(np.float64)
+    legal = np.isfinite(wide) & ((np.abs(wide) >= SMALLEST_SCALE) | ((wide == 0) & ~np.signbit(wide)))
+    if not legal.all():
+        raise error("payload.scale", where, "a scale is not finite, is -0, or is below 2^-100 without being zero")

@@ -1,0 +1,167 @@
+"""From two tensors and a treatment to components: the writer's side of the encodings. Pure and deterministic.
+
+An encoder may choose what it likes; what it wrote is judged by making the tensor again (``making``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format import linalg, slicing
+from skillpack_format.arithmetic import Grid
+from skillpack_format.contents import target_of
+from skillpack_format.digest import TensorKind
+from skillpack_format.dtypes import Array, bits_to_float64, convert_bits, dtype_named, float32_to_bits
+from skillpack_format.encodings import dense, factors, lowrank, sparse, ulp
+from skillpack_format.encodings._base import Encoded
+from skillpack_format.errors import error
+from skillpack_format.making import Start
+from skillpack_format.recipes import Bands, Prune, Slices
+
+PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tensor to be made: START, and the bit patterns wanted, of ``kind``.
+
+    The first ``old_items`` elements of START come from the base; the others are rows that a resize adds, zeros so far.
+    """
+
+    name: str
+    kind: TensorKind
+    start: Start
+    wanted: Array
+    old_items: int
+
+    @property
+    def converted(self) -> Array:
+        """START in the result's dtype."""
+        dtype = target_of(self.kind).dtype
+        return self.start.bits if self.start.dtype == dtype else convert_bits(self.start.bits, self.start.dtype, dtype)
+
+    def delta(self) -> NDArray[np.float64]:
+        """wanted - START, exact values, flat; convert.nonfinite where there is no such number."""
+        wanted = bits_to_float64(self.wanted, dtype_named(self.kind.dtype))
+        start = bits_to_float64(self.start.bits, self.start.dtype)
+        if not (np.isfinite(wanted).all() and np.isfinite(start).all()):
+            message = (
+                "NaN or infinity in a tensor that a lossy code was asked for; ask for an exact one with --exact PATTERN"
+            )
+            raise error("convert.nonfinite", f"tensor {self.name!r}", message)
+        return wanted - start
+
+
+def lossless(pair: Pair) -> Iterator[Encoded]:
+    """Every exact code that can make ``wanted``; the caller keeps the one that is smallest once stored."""
+    target = target_of(pair.kind)
+    if target.dtype.itemsize:
+        start = pair.converted
+        positions = np.flatnonzero(start != pair.wanted)
+        if positions.size * 2 < pair.wanted.size or positions.size == 0:
+            yield sparse.placed(positions, pair.wanted[positions], target.dtype, target.numel, "replace")
+        if target.dtype.is_ordered:
+            yield ulp.difference(start, pair.wanted, target.dtype)
+    yield dense.replacement(pair.wanted, target.dtype)
+
+
+def is_lossy_possible(pair: Pair) -> bool:
+    """Whether an additive code applies: floats, a matrix, and something to add to."""
+    dtype = dtype_named(pair.kind.dtype)
+    return dtype.is_arithmetic and pair.start.dtype.is_arithmetic and len(pair.kind.shape) >= 2 and pair.old_items > 0
+
+
+def sliced(pair: Pair, treatment: Slices) -> list[Encoded]:
+    """``lowrank``; rows that the base does not have are carried exactly."""
+    grid = Grid.of(pair.kind.shape)
+    delta = _delta_of_old_rows(pair).reshape(grid.stack, grid.rows, grid.cols)
+    stacks = [slicing.slices(each, step=treatment.step, cosine=treatment.cosine) for each in delta]
+    merged = [_merge(stacks, k, grid) for k in range(max((len(each) for each in stacks), default=0))]
+    return ([lowrank.packed(merged, PACKING)] if merged else []) + _new_rows(pair)
+
+
+@dataclass(frozen=True, slots=True)
+class StackedSlice:
+    """The k-th slice of every matrix of a stack, ranks padded with zero components."""
+
+    scales: NDArray[np.float32]  # (stack,)
+    u: NDArray[np.int8]  # (stack, r, rows)
+    v: NDArray[np.int8]  # (stack, r, cols)
+
+
+def _merge(stacks: list[tuple[slicing.Slice, ...]], k: int, grid: Grid) -> StackedSlice:
+    rank = max(each[k].u.shape[0] for each in stacks if len(each) > k)
+    scales = np.zeros(grid.stack, np.float32)
+    u = np.zeros((grid.stack, rank, grid.rows), np.int8)
+    v = np.zeros((grid.stack, rank, grid.cols), np.int8)
+    for matrix, each in enumerate(stacks):
+        if len(each) > k:
+            scales[matrix] = each[k].scale
+            u[matrix, : each[k].u.shape[0]] = each[k].u
+            v[matrix, : each[k].v.shape[0]] = each[k].v
+    return StackedSlice(scales, u, v)
+
+
+def pruned(pair: Pair, treatment: Prune) -> list[Encoded]:
+    """``sparse``: the largest changes, in BF16; ties go to the lower position."""
+    delta = _delta_of_old_rows(pair)
+    count = min(math.ceil(treatment.keep * delta.size), int(np.count_nonzero(delta)))
+    strongest = np.argsort(-np.abs(delta), kind="stable")[:count]
+    positions = np.sort(strongest)
+    bf16 = dtype_named("BF16")
+    values = float32_to_bits(np.ascontiguousarray(delta[positions]), bf16)
+    numel = target_of(pair.kind).numel
+    return [sparse.placed(positions, values, bf16, numel, "add"), *_new_rows(pair)]
+
+
+def banded(pair: Pair, treatment: Bands) -> list[Encoded]:
+    """``factors``; a stack of matrices shares ranks, so each band is as wide as the widest matrix needs."""
+    grid = Grid.of(pair.kind.shape)
+    if grid.stack > 1:
+        message = "the graftllm recipe codes single matrices; treat stacked experts otherwise with --exact or --recipe standard"
+        raise error("unsupported.operation", f"tensor {pair.name!r}", message)
+    delta = _delta_of_old_rows(pair).reshape(grid.rows, grid.cols)
+    u, s, vt = linalg.svd(delta)
+    rank = _rank(s, treatment, min(delta.shape))
+    bands: list[factors.Band] = []
+    start = 0
+    for index, (bits, share) in enumerate(treatment.schedule):
+        last = index == len(treatment.schedule) - 1
+        stop = rank if last else min(rank, start + max(1, round(share * rank)))
+        if stop > start:
+            part = slice(start, stop)
+            left, right = np.asarray(u.T[part], np.float32), np.asarray(vt[part], np.float32)
+            bands.append(factors.Band(f"Q{bits}", np.asarray(s[part], np.float32), left, right))
+        start = stop
+    return ([factors.banded(bands, treatment.group, PACKING)] if bands else []) + _new_rows(pair)
+
+
+def _rank(s: NDArray[np.float64], treatment: Bands, most: int) -> int:
+    if treatment.rank is not None:
+        return min(most, max(1, round(treatment.rank * most)))
+    energy = np.cumsum(s.astype(np.float64) ** 2)
+    if energy.size == 0 or energy[-1] == 0:
+        return 0
+    return int(np.searchsorted(energy, (treatment.energy or 1.0) * energy[-1] * (1 - 1e-12)) + 1)
+
+
+def _delta_of_old_rows(pair: Pair) -> NDArray[np.float32]:
+    """The delta in float32, zero in new rows: they are not a change of anything."""
+    delta = pair.delta()
+    delta[pair.old_items :] = 0
+    return delta.astype(np.float32)
+
+
+def _new_rows(pair: Pair) -> list[Encoded]:
+    first = pair.old_items
+    if first >= pair.wanted.size:
+        return []
+    target = target_of(pair.kind)
+    positions = np.arange(first, pair.wanted.size, dtype=np.int64)
+    return [sparse.placed(positions, pair.wanted[first:], target.dtype, target.numel, "replace")]

@@ -1,0 +1,99 @@
+"""What an encoding is: named parts of computed size, and what they do to a tensor.
+
+``parts`` is the keystone: it computes from parameters and shape alone how many bytes every part has, so nothing is
+allocated on a claim. ``open`` checks the decoded values once; the object it returns then works block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid
+from skillpack_format.dtypes import Array, DType, numel
+
+Parts = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class PartSpec:
+    """A part's name and size: ``count`` items of ``width`` bytes, stored as ``width`` byte planes."""
+
+    name: str
+    width: int
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.width * self.count
+
+    @property
+    def item(self) -> np.dtype[Any]:
+        """Items as little-endian unsigned integers of ``width`` bytes."""
+        return np.dtype(f"<u{self.width}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The tensor a component helps to make."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def grid(self) -> Grid:
+        return Grid.of(self.shape)
+
+    @property
+    def numel(self) -> int:
+        return numel(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a writer hands on: the parameters as they stand in MANIFEST, and the parts."""
+
+    encoding: str
+    params: dict[str, Any]
+    parts: dict[str, Array]
+
+
+class Additive(Protocol):
+    """An opened component that adds to the accumulator."""
+
+    def touched(self, block: Block) -> NDArray[np.int64] | None:
+        """Positions within the flat block that ``add`` addresses; None means all of them."""
+
+    def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
+        """Add the contribution to ``acc``: (block rows, cols) float64, in place."""
+
+
+class Rewriting(Protocol):
+    """An opened component that works on bit patterns."""
+
+    def rewrite(self, bits: Array, block: Block) -> Array:
+        """The new bit patterns of a flat block, from the present ones."""
+
+
+class Encoding(Protocol):
+    """The contract every module of this room signs with its constant ENCODING."""
+
+    @property
+    def name(self) -> str:
+        """The word in the file; equals the module's name."""
+
+    def parse(self, plain: dict[str, Any], target: Target, where: str) -> Any:
+        """The component's parameters, checked against ``target``; manifest.parameter when one is out of range."""
+
+    def adds(self, params: Any) -> bool:
+        """Whether the component is additive; otherwise it rewrites."""
+
+    def parts(self, params: Any, target: Target) -> tuple[PartSpec, ...]:
+        """Every part and its size, in stored order."""
+
+    def open(self, params: Any, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
+        """The component, its values checked (payload.*). ``parts`` holds flat arrays of ``PartSpec.item``."""

@@ -1,0 +1,101 @@
+"""``blockq``: integer codes with a scale a group (spec/encodings/blockq.md).
+
+value = (2q - zero) * scale, an exact product. The zero point counts half steps, so one formula covers symmetric codes,
+asymmetric ones and 1-bit signs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format import bits as packing_of
+from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_scales
+from skillpack_format.dtypes import DType, bits_to_float32, dtype_named
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.errors import error
+from skillpack_format.fields import integer, one_of, require_keys
+from skillpack_format.groups import spread, symmetric_codes
+
+SCALE_DTYPES: Final = ("BF16", "F16", "F32")
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    bits: int
+    group: int
+    packing: str
+    scale: DType
+    zero: int | None  # None: one a group, in the part `zeros`
+
+    def groups(self, cols: int) -> int:
+        return -(-cols // self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class Adding:
+    levels: NDArray[np.int16]  # (stack * rows, cols): 2q - zero
+    scales: NDArray[np.float32]  # (stack * rows, groups)
+    group: int
+
+    def touched(self, block: Block) -> NDArray[np.int64] | None:
+        return None
+
+    def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
+        scales = spread(self.scales[block.rows], self.group, block.grid.cols)
+        acc += bench.float64(self.levels[block.rows]) * bench.float64(scales)
+
+
+class Blockq:
+    name = "blockq"
+
+    def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
+        require_keys(plain, ("bits", "group", "packing", "scale"), ("zero",), where)
+        bits = integer(plain, "bits", 1, 8, where, "manifest.parameter")
+        group = integer(plain, "group", 1, 1 << 32, where, "manifest.parameter")
+        packing = one_of(plain, "packing", packing_of.PACKINGS, where)
+        scale = dtype_named(one_of(plain, "scale", SCALE_DTYPES, where), where)
+        zero = integer(plain, "zero", 0, (2 << bits) - 2, where, "manifest.parameter") if "zero" in plain else None
+        return Params(bits, group, packing, scale, zero)
+
+    def adds(self, params: Params) -> bool:
+        return True
+
+    def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
+        grid = target.grid
+        scales = grid.stack * grid.rows * params.groups(grid.cols)
+        codes = PartSpec("codes", 1, packing_of.packed_nbytes(grid.items, params.bits, params.packing))
+        zeros = () if params.zero is not None else (PartSpec("zeros", 2, scales),)
+        return codes, PartSpec("scales", params.scale.itemsize, scales), *zeros
+
+    def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
+        grid = target.grid
+        codes = packing_of.unpack(parts["codes"], grid.items, params.bits, params.packing, where)
+        scales = bits_to_float32(parts["scales"], params.scale)
+        require_scales(scales, where)
+        levels = 2 * codes.astype(np.int16).reshape(grid.stack * grid.rows, grid.cols)
+        levels -= _zeros(params, parts, grid, where)
+        return Adding(levels, scales.reshape(grid.stack * grid.rows, params.groups(grid.cols)), params.group)
+
+
+def _zeros(params: Params, parts: Parts, grid: Grid, where: str) -> NDArray[np.int16] | np.int16:
+    if params.zero is not None:
+        return np.int16(params.zero)
+    zeros = parts["zeros"]
+    if zeros.size and int(zeros.max()) > (2 << params.bits) - 2:
+        raise error("payload.code", where, f"a zero point is above {(2 << params.bits) - 2} half steps")
+    table = zeros.astype(np.int16).reshape(grid.stack * grid.rows, params.groups(grid.cols))
+    return spread(table, params.group, grid.cols)
+
+
+def rounded(delta: NDArray[np.float32], bits: int, group: int, packing: str) -> Encoded:
+    """Round-to-nearest codes of ``delta`` (rows, cols), symmetric, BF16 scales, one a group of columns."""
+    codes, scales = symmetric_codes(delta, bits, group, dtype_named("BF16"))
+    params = {"bits": bits, "group": group, "packing": packing, "scale": "BF16", "zero": (1 << bits) - 1}
+    return Encoded("blockq", params, {"codes": packing_of.pack(codes, bits, packing), "scales": scales})
+
+
+ENCODING: Final[Encoding] = Blockq()

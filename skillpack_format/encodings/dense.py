@@ -1,0 +1,78 @@
+"""``dense``: values as they are, added or replacing (spec/encodings/dense.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
+from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, tensor_nbytes
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.errors import error
+from skillpack_format.fields import one_of, require_keys, text
+
+MODES: Final = ("add", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    dtype: DType
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replacing:
+    values: Array  # (numel,) bit patterns
+
+    def rewrite(self, bits: Array, block: Block) -> Array:
+        return self.values[block.items]
+
+
+@dataclass(frozen=True, slots=True)
+class Adding:
+    values: NDArray[np.float32]  # (numel,), finite
+
+    def touched(self, block: Block) -> NDArray[np.int64] | None:
+        return None
+
+    def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
+        acc += bench.float64(self.values[block.items].reshape(block.shape))
+
+
+class Dense:
+    name = "dense"
+
+    def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
+        require_keys(plain, ("dtype", "mode"), (), where)
+        dtype = dtype_named(text(plain, "dtype", where), where)
+        mode = one_of(plain, "mode", MODES, where)
+        if mode == "replace" and dtype != target.dtype:
+            raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
+        if mode == "add" and not dtype.is_arithmetic:
+            raise error("manifest.parameter", where, f"dtype {dtype.name} cannot be added; F32, F16 and BF16 can")
+        return Params(dtype, mode)
+
+    def adds(self, params: Params) -> bool:
+        return params.mode == "add"
+
+    def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
+        width = params.dtype.itemsize or 1  # sub-byte types are carried as the bytes they fill
+        return (PartSpec("values", width, tensor_nbytes(params.dtype, target.shape) // width),)
+
+    def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
+        if params.mode == "replace":
+            return Replacing(parts["values"])
+        values = bits_to_float32(parts["values"], params.dtype)
+        require_finite(values, where, "the added values")
+        return Adding(values)
+
+
+def replacement(values: Array, dtype: DType) -> Encoded:
+    """A component that replaces a tensor by ``values``: flat bit patterns (bytes for sub-byte dtypes)."""
+    return Encoded("dense", {"dtype": dtype.name, "mode": "replace"}, {"values": values})
+
+
+ENCODING: Final[Encoding] = Dense()

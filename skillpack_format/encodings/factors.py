@@ -1,0 +1,172 @@
+"""``factors``: U S V^T in bands of floats or group codes, as GraftLLM writes it (spec/encodings/factors.md).
+
+Float factors have no exact product, so the order is the specification: components one after the other, each product
+and each sum rounded to float64 by itself. That makes the result the same everywhere, at the cost of speed on a CPU;
+``lowrank`` has no such cost and is preferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format import bits as packing_of
+from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_finite, require_scales
+from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.errors import error
+from skillpack_format.fields import array, integer, one_of, require_keys
+from skillpack_format.groups import spread, symmetric_codes
+from skillpack_format.limits import DEFAULT_LIMITS
+
+SCALE_DTYPES: Final = ("BF16", "F16", "F32")
+CODES: Final = ("BF16", "F16", "F32", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8")
+
+
+@dataclass(frozen=True, slots=True)
+class BandParams:
+    code: str
+    rank: int
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of a group code, None for float factors."""
+        return int(self.code[1:]) if self.code.startswith("Q") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    bands: tuple[BandParams, ...]
+    group: int
+    packing: str
+    scale: DType
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBand:
+    s: NDArray[np.float64]  # (stack, rank)
+    u: NDArray[np.float64]  # (stack, rank, rows)
+    v: NDArray[np.float64]  # (stack, rank, cols)
+
+
+@dataclass(frozen=True, slots=True)
+class Adding:
+    bands: tuple[OpenBand, ...]
+
+    def touched(self, block: Block) -> NDArray[np.int64] | None:
+        return None
+
+    def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
+        for band in self.bands:
+            us = band.u[block.matrix, :, block.first : block.last] * band.s[block.matrix][:, None]  # (rank, rows)
+            left, right = bench.float64(us), bench.float64(band.v[block.matrix])
+            for k in range(us.shape[0]):
+                acc += left[k][:, None] * right[k]
+
+
+class Factors:
+    name = "factors"
+
+    def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
+        require_keys(plain, ("bands", "group", "packing", "scale"), (), where)
+        listed = array(plain, "bands", where)
+        DEFAULT_LIMITS.require("slices", len(listed), where)
+        if not listed:
+            raise error("manifest.parameter", where, "a component of factors has at least one band")
+        grid = target.grid
+        bands = tuple(_parse_band(each, grid, f"{where} band {k}") for k, each in enumerate(listed))
+        if sum(band.rank for band in bands) > max(1, min(grid.rows, grid.cols)):
+            raise error(
+                "manifest.parameter", where, f"the bands' ranks add up to more than min({grid.rows}, {grid.cols})"
+            )
+        group = integer(plain, "group", 1, 1 << 32, where, "manifest.parameter")
+        packing = one_of(plain, "packing", packing_of.PACKINGS, where)
+        return Params(bands, group, packing, dtype_named(one_of(plain, "scale", SCALE_DTYPES, where), where))
+
+    def adds(self, params: Params) -> bool:
+        return True
+
+    def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
+        grid = target.grid
+        found: list[PartSpec] = []
+        for k, band in enumerate(params.bands):
+            rows_of_factor = grid.stack * band.rank
+            found.append(PartSpec(f"s{k}", 4, rows_of_factor))
+            for name, dim in (("u", grid.rows), ("v", grid.cols)):
+                if band.bits is None:
+                    found.append(PartSpec(f"{name}{k}", dtype_named(band.code).itemsize, rows_of_factor * dim))
+                    continue
+                nbytes = packing_of.packed_nbytes(rows_of_factor * dim, band.bits, params.packing)
+                groups = -(-dim // params.group)
+                found.append(PartSpec(f"{name}{k}", 1, nbytes))
+                found.append(PartSpec(f"{name}_scales{k}", params.scale.itemsize, rows_of_factor * groups))
+        return tuple(found)
+
+    def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
+        grid = target.grid
+        return Adding(tuple(_open_band(k, band, params, grid, parts, where) for k, band in enumerate(params.bands)))
+
+
+def _parse_band(plain: Any, grid: Grid, where: str) -> BandParams:
+    require_keys(plain, ("code", "rank"), (), where)
+    code = one_of(plain, "code", CODES, where, "manifest.parameter")
+    return BandParams(code, integer(plain, "rank", 1, max(1, min(grid.rows, grid.cols)), where, "manifest.parameter"))
+
+
+def _open_band(k: int, band: BandParams, params: Params, grid: Grid, parts: Parts, where: str) -> OpenBand:
+    s = parts[f"s{k}"].view(np.float32).astype(np.float64).reshape(grid.stack, band.rank)
+    require_finite(s, where, "S")
+    u = _open_factor("u", k, grid.rows, band, params, parts, grid, where)
+    v = _open_factor("v", k, grid.cols, band, params, parts, grid, where)
+    return OpenBand(s, u, v)
+
+
+def _open_factor(
+    name: str, k: int, dim: int, band: BandParams, params: Params, parts: Parts, grid: Grid, where: str
+) -> NDArray[np.float64]:
+    stored = parts[f"{name}{k}"]
+    shape = (grid.stack, band.rank, dim)
+    if band.bits is None:
+        values = bits_to_float32(stored, dtype_named(band.code)).astype(np.float64)
+        require_finite(values, where, name.upper())
+        return values.reshape(shape)
+    codes = packing_of.unpack(stored, grid.stack * band.rank * dim, band.bits, params.packing, where)
+    scales = bits_to_float32(parts[f"{name}_scales{k}"], params.scale)
+    require_scales(scales, where)
+    levels = 2.0 * codes.reshape(shape) - ((1 << band.bits) - 1)  # exact: small integers
+    return levels * spread(scales.reshape(grid.stack, band.rank, -1).astype(np.float64), params.group, dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """What an encoder hands over: float32 ``s`` (r,), ``u`` (r, rows), ``v`` (r, cols) and the code to write them in."""
+
+    code: str
+    s: NDArray[np.float32]
+    u: NDArray[np.float32]
+    v: NDArray[np.float32]
+
+
+def banded(bands: Sequence[Band], group: int, packing: str) -> Encoded:
+    """The component that holds ``bands`` of one matrix; group codes round to nearest, with BF16 scales."""
+    parts: dict[str, NDArray[Any]] = {}
+    scale = dtype_named("BF16")
+    for k, band in enumerate(bands):
+        parts[f"s{k}"] = np.ascontiguousarray(band.s, "<f4").view("<u4")
+        for name, values in (("u", band.u), ("v", band.v)):
+            if not band.code.startswith("Q"):
+                parts[f"{name}{k}"] = float32_to_bits(np.ascontiguousarray(values), dtype_named(band.code)).reshape(-1)
+                continue
+            bits = int(band.code[1:])
+            codes, scales = symmetric_codes(values, bits, group, scale)
+            parts[f"{name}{k}"] = packing_of.pack(codes, bits, packing)
+            parts[f"{name}_scales{k}"] = scales
+    listed = [{"code": band.code, "rank": int(band.s.size)} for band in bands]
+    return Encoded("factors", {"bands": listed, "group": group, "packing": packing, "scale": "BF16"}, parts)
+
+
+ENCODING: Final[Encoding] = Factors()

@@ -1,0 +1,138 @@
+"""``lowrank``: slices of integer factors (spec/encodings/lowrank.md).
+
+A slice adds scale * (Qu^T Qv). The codes are small integers and rank * max|qu| * max|qv| stays within 2^24, so a
+float32 matrix product computes the sum exactly, in any order, on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format import bits as packing_of
+from skillpack_format.arithmetic import EXACT_PRODUCT, Bench, Block, DeviceArray, Grid, require_scales
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.errors import error
+from skillpack_format.fields import array, integer, one_of, require_keys
+from skillpack_format.limits import DEFAULT_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class SliceParams:
+    bits_u: int
+    bits_v: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    packing: str
+    slices: tuple[SliceParams, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlice:
+    scales: NDArray[np.float32]  # (stack,)
+    u: NDArray[np.int8]  # (stack, rank, rows)
+    v: NDArray[np.int8]  # (stack, rank, cols)
+
+
+@dataclass(frozen=True, slots=True)
+class Adding:
+    slices: tuple[OpenSlice, ...]
+
+    def touched(self, block: Block) -> NDArray[np.int64] | None:
+        return None
+
+    def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
+        for each in self.slices:
+            left = bench.factor(np.ascontiguousarray(each.u[block.matrix, :, block.first : block.last].T))  # (rows, r)
+            product = bench.product(left, bench.factor(each.v[block.matrix]))  # (rows, cols)
+            product *= float(each.scales[block.matrix])  # exact: 24 + 24 bits
+            acc += product
+
+
+class Lowrank:
+    name = "lowrank"
+
+    def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
+        require_keys(plain, ("packing", "slices"), (), where)
+        packing = one_of(plain, "packing", packing_of.PACKINGS, where)
+        listed = array(plain, "slices", where)
+        DEFAULT_LIMITS.require("slices", len(listed), where)
+        if not listed:
+            raise error("manifest.parameter", where, "a low-rank component has at least one slice")
+        return Params(packing, tuple(_parse_slice(each, f"{where} slice {k}") for k, each in enumerate(listed)))
+
+    def adds(self, params: Params) -> bool:
+        return True
+
+    def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
+        grid = target.grid
+        found: list[PartSpec] = []
+        for k, each in enumerate(params.slices):
+            for name, dim, bits in (("u", grid.rows, each.bits_u), ("v", grid.cols, each.bits_v)):
+                nbytes = packing_of.packed_nbytes(grid.stack * each.rank * dim, bits, params.packing)
+                found.append(PartSpec(f"{name}{k}", 1, nbytes))
+            found.insert(3 * k, PartSpec(f"scales{k}", 4, grid.stack))
+        return tuple(found)
+
+    def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
+        grid = target.grid
+        return Adding(tuple(_open_slice(k, each, params, grid, parts, where) for k, each in enumerate(params.slices)))
+
+
+def _parse_slice(plain: Any, where: str) -> SliceParams:
+    require_keys(plain, ("bits_u", "bits_v", "rank"), (), where)
+    bits_u = integer(plain, "bits_u", 1, 8, where, "manifest.parameter")
+    bits_v = integer(plain, "bits_v", 1, 8, where, "manifest.parameter")
+    largest = EXACT_PRODUCT >> (bits_u + bits_v - 2)
+    return SliceParams(bits_u, bits_v, integer(plain, "rank", 1, largest, where, "manifest.parameter"))
+
+
+def _open_slice(k: int, params: SliceParams, whole: Params, grid: Grid, parts: Parts, where: str) -> OpenSlice:
+    scales = parts[f"scales{k}"].view(np.float32)
+    require_scales(scales, where)
+    factors = []
+    for name, dim, bits in (("u", grid.rows, params.bits_u), ("v", grid.cols, params.bits_v)):
+        shape = (grid.stack, params.rank, dim)
+        codes = packing_of.unpack(parts[f"{name}{k}"], grid.stack * params.rank * dim, bits, whole.packing, where)
+        factors.append((codes - np.uint8(1 << (bits - 1))).view(np.int8).reshape(shape))  # wraps below zero, as meant
+    return OpenSlice(scales, *factors)
+
+
+class IntegerSlice(Protocol):
+    """What an encoder hands over: ``scales`` (stack,) float32, ``u`` (stack, r, rows) and ``v`` (stack, r, cols) int8."""
+
+    @property
+    def scales(self) -> NDArray[np.float32]: ...
+    @property
+    def u(self) -> NDArray[np.int8]: ...
+    @property
+    def v(self) -> NDArray[np.int8]: ...
+
+
+def packed(slices: Sequence[IntegerSlice], packing: str) -> Encoded:
+    """The component that holds ``slices``, each factor in the fewest bits of 1, 2, 4 or 8 that hold its codes."""
+    listed: list[dict[str, int]] = []
+    parts: dict[str, NDArray[Any]] = {}
+    for k, each in enumerate(slices):
+        bits = {name: _bits_needed(codes) for name, codes in (("u", each.u), ("v", each.v))}
+        parts[f"scales{k}"] = np.ascontiguousarray(each.scales, "<f4").view("<u4")
+        for name, codes in (("u", each.u), ("v", each.v)):
+            offset = codes.view(np.uint8) + np.uint8(1 << (bits[name] - 1))  # wraps back above zero
+            parts[f"{name}{k}"] = packing_of.pack(offset, bits[name], packing)
+        listed.append({"bits_u": bits["u"], "bits_v": bits["v"], "rank": int(each.u.shape[1])})
+    return Encoded("lowrank", {"packing": packing, "slices": listed}, parts)
+
+
+def _bits_needed(codes: NDArray[np.int8]) -> int:
+    least, most = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+    return next(bits for bits in (1, 2, 4, 8) if -(1 << (bits - 1)) <= least and most < 1 << (bits - 1))
+
+
+ENCODING: Final[Encoding] = Lowrank()

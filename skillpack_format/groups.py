@@ -1,0 +1,37 @@
+"""Codes with one scale a group of columns: what ``blockq`` and ``factors`` share (spec/encodings/blockq.md).
+
+value = (2q - zero) * scale. Encoders here are symmetric: zero = 2^bits - 1, so the codes stand for -zero, -zero + 2,
+..., +zero half steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format.arithmetic import SMALLEST_SCALE
+from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bits
+
+
+def spread(per_group: NDArray[Any], group: int, cols: int) -> NDArray[Any]:
+    """(..., groups) to (..., cols): every column gets its group's entry; the last group may be short."""
+    return np.repeat(per_group, group, axis=-1)[..., :cols]
+
+
+def symmetric_codes(
+    values: NDArray[np.float32], bits: int, group: int, scale: DType
+) -> tuple[NDArray[np.uint8], Array]:
+    """Round ``values`` (rows, cols) to nearest: codes (rows, cols), and scales as flat bit patterns of dtype ``scale``."""
+    rows, cols = values.shape
+    groups = -(-cols // group)
+    padded = np.zeros((rows, groups * group), np.float32)
+    padded[:, :cols] = values
+    zero = (1 << bits) - 1
+    exact = np.abs(padded.reshape(rows, groups, group)).max(axis=2) / np.float32(zero)
+    stored = float32_to_bits(np.where(exact >= np.float32(SMALLEST_SCALE), exact, np.float32(0)), scale)
+    steps = spread(bits_to_float32(stored, scale).astype(np.float64), group, cols)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        codes = np.where(steps > 0, np.rint((values / steps + zero) / 2), 0)
+    return np.clip(codes, 0, zero).astype(np.uint8), stored.reshape(-1)

@@ -1,0 +1,292 @@
+"""MANIFEST: what a pack means (spec/manifest.md), as frozen values.
+
+``parse`` is strict: an unknown key anywhere is invalid. A fault is handed to ``report``; a reader raises it, the
+validator collects it and goes on with the next entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from skillpack_format import wire
+from skillpack_format.digest import PRINT_BYTES, TensorIdentity, TensorKind, sha256
+from skillpack_format.dtypes import dtype_named, tensor_nbytes
+from skillpack_format.errors import SkillPackError, error, located
+from skillpack_format.fields import array, binary, integer, one_of, require_keys, text
+from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.names import check_side_file_name, check_tensor_name
+
+FORMAT: Final = "skillpack/1"
+CLASSES: Final = ("attention", "bias", "embedding", "expert", "head", "mlp", "norm", "other", "router")
+_STATS: Final = ("changed", "error", "norm", "projection")
+_MOST: Final = (1 << 63) - 1
+
+Report = Callable[[SkillPackError], None]
+
+
+def raise_first(found: SkillPackError) -> None:
+    """The reader's ``report``: the first fault ends it."""
+    raise found
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One component of a change: its encoding's name, its parameters as they stand in the file, its content's digest."""
+
+    encoding: str
+    params: dict[str, Any]
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One tensor that is not the same in base and result."""
+
+    name: str
+    tensor_class: str
+    module: str
+    base: TensorIdentity | None
+    result: TensorIdentity | None
+    alias: str | None = None
+    components: tuple[Component, ...] = ()
+    stats: dict[str, int | bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRef:
+    """The one checkpoint a pack applies to; ``prints`` holds the first bytes of every tensor's digest, by name."""
+
+    count: int
+    digest: bytes
+    prints: bytes
+
+    def print_of(self, index: int) -> bytes:
+        return self.prints[PRINT_BYTES * index : PRINT_BYTES * (index + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRef:
+    """The one checkpoint a pack makes."""
+
+    count: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SideFile:
+    """A file that goes with the result, such as a grown tokenizer."""
+
+    name: str
+    nbytes: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    base: BaseRef
+    result: ResultRef
+    tensors: tuple[Entry, ...]
+    files: tuple[SideFile, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "base": {"count": self.base.count, "digest": self.base.digest, "prints": self.base.prints},
+            "files": [{"length": f.nbytes, "name": f.name, "sha256": f.sha256} for f in self.files],
+            "format": FORMAT,
+            "metadata": self.metadata,
+            "result": {"count": self.result.count, "digest": self.result.digest},
+            "tensors": [_entry_to_plain(entry) for entry in self.tensors],
+        }
+
+    def to_bytes(self) -> bytes:
+        return wire.write(self.to_plain())
+
+    @property
+    def pack_id(self) -> str:
+        """SHA-256 of MANIFEST, in hex: the identity of the pack."""
+        return sha256(self.to_bytes()).hex()
+
+
+def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, report: Report = raise_first) -> Manifest:
+    """The manifest in the document ``plain``; see the module docstring for ``report``."""
+    where = "MANIFEST"
+    require_keys(plain, ("base", "files", "format", "metadata", "result", "tensors"), (), where)
+    one_of(plain, "format", (FORMAT,), where)
+    manifest = Manifest(
+        base=_parse_base(plain["base"], limits),
+        result=_parse_result(plain["result"]),
+        files=_parse_files(array(plain, "files", where), limits, report),
+        metadata=_parse_metadata(plain["metadata"], limits),
+        tensors=_parse_entries(array(plain, "tensors", where), limits, report),
+    )
+    _check_whole(manifest, report)
+    return manifest
+
+
+def _parse_base(plain: Any, limits: Limits) -> BaseRef:
+    where = "MANIFEST base"
+    require_keys(plain, ("count", "digest", "prints"), (), where)
+    count = integer(plain, "count", 0, _MOST, where)
+    limits.require("tensors", count, where)
+    return BaseRef(count, binary(plain, "digest", 32, where), binary(plain, "prints", PRINT_BYTES * count, where))
+
+
+def _parse_result(plain: Any) -> ResultRef:
+    where = "MANIFEST result"
+    require_keys(plain, ("count", "digest"), (), where)
+    return ResultRef(integer(plain, "count", 0, _MOST, where), binary(plain, "digest", 32, where))
+
+
+def _parse_files(listed: list[Any], limits: Limits, report: Report) -> tuple[SideFile, ...]:
+    limits.require("side_files", len(listed), "MANIFEST files")
+    found: list[SideFile] = []
+    for index, plain in enumerate(listed):
+        where = f"MANIFEST file {index}"
+        try:
+            require_keys(plain, ("length", "name", "sha256"), (), where)
+            nbytes = integer(plain, "length", 0, _MOST, where)
+            limits.require("side_file_bytes", nbytes, where)
+            each = SideFile(text(plain, "name", where), nbytes, binary(plain, "sha256", 32, where))
+            check_side_file_name(each.name, where)
+            if found and each.name <= found[-1].name:
+                raise error("manifest.order", where, f"{each.name!r} after {found[-1].name!r}; names strictly ascend")
+            found.append(each)
+        except SkillPackError as fault:
+            report(fault)
+    return tuple(found)
+
+
+def _parse_metadata(plain: Any, limits: Limits) -> dict[str, str]:
+    where = "MANIFEST metadata"
+    if not isinstance(plain, dict):
+        raise error("manifest.type", where, "a map of strings is needed")
+    limits.require("metadata_entries", len(plain), where)
+    for key in plain:
+        text(plain, key, where)
+    limits.require("metadata_bytes", sum(len(key) + len(value.encode()) for key, value in plain.items()), where)
+    return plain
+
+
+def _parse_entries(listed: list[Any], limits: Limits, report: Report) -> tuple[Entry, ...]:
+    limits.require("tensors", len(listed), "MANIFEST tensors")
+    found: list[Entry] = []
+    for index, plain in enumerate(listed):
+        try:
+            entry = _parse_entry(plain, f"MANIFEST tensor {index}", limits)
+            if found and entry.name <= found[-1].name:
+                where = f"MANIFEST tensor {index}"
+                raise error("manifest.order", where, f"{entry.name!r} after {found[-1].name!r}; names strictly ascend")
+            found.append(entry)
+        except SkillPackError as fault:
+            report(fault)
+    return tuple(found)
+
+
+def _parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
+    require_keys(plain, ("class", "module", "name"), ("alias", "base", "components", "result", "stats"), where)
+    name = text(plain, "name", where)
+    check_tensor_name(name, limits, where)
+    where = f"tensor {name!r}"
+    module = text(plain, "module", where)
+    if module:
+        check_tensor_name(module, limits, where)
+    entry = Entry(
+        name=name,
+        tensor_class=one_of(plain, "class", CLASSES, where),
+        module=module,
+        base=_parse_identity(plain["base"], f"{where} base", limits) if "base" in plain else None,
+        result=_parse_identity(plain["result"], f"{where} result", limits) if "result" in plain else None,
+        alias=text(plain, "alias", where) if "alias" in plain else None,
+        components=_parse_components(plain, where, limits),
+        stats=_parse_stats(plain["stats"], where) if "stats" in plain else {},
+    )
+    _check_entry(entry, "components" in plain, where)
+    return entry
+
+
+def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:
+    require_keys(plain, ("dtype", "sha256", "shape"), (), where)
+    dtype = dtype_named(text(plain, "dtype", where), where)
+    dims = array(plain, "shape", where)
+    limits.require("tensor_rank", len(dims), where)
+    for index, dim in enumerate(dims):
+        integer({"dim": dim}, "dim", 0, _MOST, f"{where} shape[{index}]", "manifest.shape")
+    with located(where):
+        limits.require("tensor_bytes", max(tensor_nbytes(dtype, tuple(dims)), *dims, 0), "")
+    return TensorIdentity(TensorKind(dtype.name, tuple(dims)), binary(plain, "sha256", 32, where))
+
+
+def _parse_components(plain: dict[str, Any], where: str, limits: Limits) -> tuple[Component, ...]:
+    if "components" not in plain:
+        return ()
+    listed = array(plain, "components", where)
+    limits.require("components", len(listed), where)
+    found = []
+    for index, each in enumerate(listed):
+        place = f"{where} component {index}"
+        if not isinstance(each, dict):
+            raise error("manifest.type", place, "a map is needed")
+        for key in ("encoding", "sha256"):
+            if key not in each:
+                raise error("manifest.missing-key", place, f"key {key!r} is missing")
+        params = {key: value for key, value in each.items() if key not in ("encoding", "sha256")}
+        found.append(Component(text(each, "encoding", place), params, binary(each, "sha256", 32, place)))
+    return tuple(found)
+
+
+def _parse_stats(plain: Any, where: str) -> dict[str, int | bytes]:
+    place = f"{where} stats"
+    require_keys(plain, (), _STATS, place)
+    return {
+        key: integer(plain, key, 0, _MOST, place) if key == "changed" else binary(plain, key, 4, place) for key in plain
+    }
+
+
+def _check_entry(entry: Entry, has_components: bool, where: str) -> None:
+    """What the keys of one entry must be to each other (manifest.tensor, manifest.alias)."""
+    if entry.base is None and entry.result is None:
+        raise error("manifest.tensor", where, "neither base nor result is there; a change has at least one")
+    if entry.base == entry.result:
+        raise error("manifest.tensor", where, "base and result are the same; unchanged tensors are not listed")
+    if (entry.result is not None) != (has_components != (entry.alias is not None)):
+        raise error("manifest.tensor", where, "a result has either components or an alias, a removed tensor neither")
+    if entry.result is None and (has_components or entry.alias is not None):
+        raise error("manifest.tensor", where, "a removed tensor has neither components nor an alias")
+
+
+def _check_whole(manifest: Manifest, report: Report) -> None:
+    """What entries must be to each other and to the counts."""
+    by_name = {entry.name: entry for entry in manifest.tensors}
+    for entry in manifest.tensors:
+        target = by_name.get(entry.alias) if entry.alias is not None else None
+        if target is not None and (target.alias is not None or target.result != entry.result):
+            message = f"{entry.alias!r} is itself an alias, is removed, or is another tensor than this one must be"
+            report(error("manifest.alias", f"tensor {entry.name!r}", message))
+    added = sum(entry.base is None for entry in manifest.tensors)
+    removed = sum(entry.result is None for entry in manifest.tensors)
+    if manifest.result.count != manifest.base.count + added - removed:
+        message = (
+            f"count is {manifest.result.count}, base {manifest.base.count} + {added} added - {removed} removed is due"
+        )
+        report(error("manifest.value", "MANIFEST result", message))
+    if (manifest.base.digest == manifest.result.digest) != (not manifest.tensors):
+        message = "the digests of base and result must be equal exactly when no tensor is listed"
+        report(error("manifest.value", "MANIFEST result", message))
+
+
+def _entry_to_plain(entry: Entry) -> dict[str, Any]:
+    plain: dict[str, Any] = {"class": entry.tensor_class, "module": entry.module, "name": entry.name}
+    for key, identity in (("base", entry.base), ("result", entry.result)):
+        if identity is not None:
+            shape = list(identity.kind.shape)
+            plain[key] = {"dtype": identity.kind.dtype, "sha256": identity.sha256, "shape": shape}
+    if entry.alias is not None:
+        plain["alias"] = entry.alias
+    elif entry.result is not None:
+        plain["components"] = [{"encoding": c.encoding, "sha256": c.sha256, **c.params} for c in entry.components]
+    if entry.stats:
+        plain["stats"] = entry.stats
+    return plain

@@ -1,0 +1,223 @@
+"""Reading a pack: the header at once, contents lazily, one tensor at a time, from any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format import manifest as manifest_room
+from skillpack_format import storage as storage_room
+from skillpack_format import wire
+from skillpack_format.arithmetic import NUMPY_BENCH, Bench
+from skillpack_format.container import read_header
+from skillpack_format.contents import Content, Contents, load, plan, target_of
+from skillpack_format.digest import sha256, sha256_of
+from skillpack_format.dtypes import Array
+from skillpack_format.encodings._base import Additive, Rewriting
+from skillpack_format.errors import error, located
+from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.making import Change, delta_of, make, start_of
+from skillpack_format.manifest import Entry, Manifest, Report, raise_first
+from skillpack_format.sources import SourceFile
+from skillpack_format.storage import Extent
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says of one tensor, for ``Pack.info``."""
+
+    name: str
+    tensor_class: str
+    module: str
+    change: str  # changed, added, removed or alias
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    encodings: tuple[str, ...]
+    nbytes: int  # stored bytes of its components
+
+
+class Pack:
+    """An open pack, its whole header checked. A context manager; reads are thread-safe.
+
+    ``report`` receives every fault of the header documents; the default raises the first. Use ``open_pack``.
+    """
+
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS, report: Report = raise_first) -> None:
+        self.path = path
+        self._file = SourceFile(path)
+        try:
+            header = read_header(self._read_file, self._file.size, limits)
+            self._data_offset = header.data_offset
+            self.pack_id: str = sha256(header.manifest).hex()
+            plain = wire.read(header.manifest, limits, "MANIFEST")
+            self.manifest: Manifest = manifest_room.parse(plain, limits, report)
+            storage = storage_room.parse(wire.read(header.storage, limits, "STORAGE"), limits)
+            self.contents: Contents = plan(self.manifest, report)
+            planes = [content.planes for content in self.contents.all]
+            self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
+        except BaseException:
+            self.close()
+            raise
+        self.entries: dict[str, Entry] = {entry.name: entry for entry in self.manifest.tensors}
+
+    def __enter__(self) -> Pack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the file."""
+        return self._file.size
+
+    @property
+    def header_bytes(self) -> int:
+        """Everything before DATA."""
+        return self._data_offset
+
+    def keys(self) -> list[str]:
+        """The names of the tensors that differ between base and result, ascending."""
+        return list(self.entries)
+
+    def metadata(self) -> dict[str, str]:
+        """What the author wrote about the pack. Claims, never proof."""
+        return dict(self.manifest.metadata)
+
+    def info(self, name: str) -> TensorInfo:
+        """What the header says of one tensor; nothing is decoded. base.missing for a name that is not listed."""
+        entry = self._entry(name)
+        kind = entry.result.kind if entry.result else None
+        components = self.contents.components[name]
+        return TensorInfo(
+            name=name,
+            tensor_class=entry.tensor_class,
+            module=entry.module,
+            change=change_of(entry),
+            dtype=kind.dtype if kind else None,
+            shape=kind.shape if kind else None,
+            encodings=tuple(each.encoding.name for each in components),
+            nbytes=sum(self.extents[each.segment].length for each in components),
+        )
+
+    def get_delta(self, name: str, bench: Bench = NUMPY_BENCH) -> NDArray[np.float32]:
+        """The change of a tensor whose components only add: float32 of the tensor's shape.
+
+        unsupported.operation when a component rewrites bits: such a change exists only on its base; see ``get_tensor``.
+        """
+        entry = self._entry(name)
+        change = self.open_components(name)
+        if entry.result is None or entry.alias is not None or change.rewriting is not None:
+            message = f"a tensor that is {change_of(entry)} by replacing bits has no delta of its own; use get_tensor with the base"
+            raise error("unsupported.operation", f"tensor {name!r}", message)
+        target = target_of(entry.result.kind)
+        return delta_of(target.grid, change.additive, bench).reshape(target.shape)
+
+    def get_tensor(
+        self,
+        name: str,
+        base: bytes | bytearray | None,
+        bench: Bench = NUMPY_BENCH,
+        base_sha256: bytes | None = None,
+    ) -> Array:
+        """The result tensor as flat bit patterns, made from the base tensor's bytes and proved by its digest.
+
+        base.content when ``base`` is not the tensor the pack was made for, integrity.result when the result is wrong.
+        An alias has no tensor of its own: make the one it names. A caller that has already hashed ``base`` passes its
+        digest, so that it is not hashed twice.
+        """
+        entry = self._entry(name)
+        where = f"tensor {name!r}"
+        if entry.result is None or entry.alias is not None:
+            raise error("unsupported.operation", where, f"it is {change_of(entry)}, nothing is made for it")
+        expected = entry.base.sha256 if entry.base else None
+        if base is not None and base_sha256 is None:
+            base_sha256 = sha256(base)
+        if expected != base_sha256:
+            raise error("base.content", where, "it is not the base tensor this pack was made for")
+        start = start_of(base, entry.base.kind if entry.base else None, entry.result.kind)
+        made = make(start, entry.result.kind, self.open_components(name), bench, where)
+        if sha256_of(made) != entry.result.sha256:
+            raise error("integrity.result", where, "the tensor made has not the SHA-256 that MANIFEST promises")
+        return made
+
+    def open_components(self, name: str) -> Change:
+        """Read, prove and open every component of a tensor."""
+        entry = self._entry(name)
+        additive: list[Additive] = []
+        rewriting: Rewriting | None = None
+        if entry.result is not None:
+            target = target_of(entry.result.kind)
+            for planned in self.contents.components[name]:
+                content = self.contents.all[planned.segment]
+                parts = self.read_content(planned.segment)
+                opened: Any = planned.encoding.open(planned.params, target, parts, content.where)
+                if planned.adds:
+                    additive.append(opened)
+                else:
+                    rewriting = opened
+        return Change(additive, rewriting)
+
+    def read_side_file(self, name: str) -> bytes:
+        """The bytes of a side file, proved by its digest."""
+        for index, each in enumerate(self.manifest.files):
+            if each.name == name:
+                return self.read_content(self.contents.first_file + index)["bytes"].tobytes()
+        raise error("usage.argument", f"file {name!r}", "the pack does not carry it")
+
+    def read_content(self, segment: int) -> dict[str, Array]:
+        """The parts of one content, proved by its digest."""
+        content: Content = self.contents.all[segment]
+        with located(str(self.path)):
+            return load(content, self.extents[segment], self._read_data)
+
+    def padding_faults(self) -> Iterator[int]:
+        """Offsets in DATA of segments before which the padding is not zero (framing.padding)."""
+        end = 0
+        for extent in self.extents:
+            if any(self._read_data(end, extent.offset - end)):
+                yield extent.offset
+            end = extent.offset + extent.length
+
+    def require_unchanged(self) -> None:
+        """integrity.source-changed when the file was written to since it was opened."""
+        self._file.require_unchanged()
+
+    def _entry(self, name: str) -> Entry:
+        entry = self.entries.get(name)
+        if entry is None:
+            raise error(
+                "usage.argument", f"tensor {name!r}", "the pack does not list it: unchanged, or not of its base"
+            )
+        return entry
+
+    def _read_file(self, offset: int, count: int) -> bytes:
+        return bytes(self._file.read_at(offset, count))
+
+    def _read_data(self, offset: int, count: int) -> bytearray:
+        return self._file.read_at(self._data_offset + offset, count)
+
+
+def open_pack(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Pack:
+    """Open a pack and check its whole header; contents are read and proved when they are asked for."""
+    return Pack(Path(path), limits)
+
+
+def change_of(entry: Entry) -> str:
+    """One word for what happens to a tensor: changed, added, removed or alias."""
+    if entry.result is None:
+        return "removed"
+    if entry.alias is not None:
+        return "alias"
+    return "changed" if entry.base is not None else "added"

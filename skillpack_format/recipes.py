@@ -1,0 +1,100 @@
+"""Recipes: which treatment each module class gets. Pure values; ``encoders`` carries them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from skillpack_format.errors import error
+
+
+@dataclass(frozen=True, slots=True)
+class Lossless:
+    """The cheapest exact code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """``lowrank``: the quantiser's step as a multiple of the delta's rms; components below ``cosine`` are dropped."""
+
+    step: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """``sparse``: the share ``keep`` of the elements that changed most, added in BF16; the others stay."""
+
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """``factors``: a truncated SVD in bands of falling precision.
+
+    The rank is ``rank`` as a share of the smaller dimension, or the smallest that keeps the share ``energy`` of the
+    squared singular values. ``schedule`` lists (bits, share of the rank) from the strongest component down.
+    """
+
+    schedule: tuple[tuple[int, float], ...]
+    group: int
+    rank: float | None = None
+    energy: float | None = None
+
+
+Treatment = Lossless | Slices | Prune | Bands
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A name and the treatment of every class; a class that is not listed stays exact."""
+
+    name: str
+    treatments: Mapping[str, Treatment] = field(default_factory=dict)
+
+    def treatment(self, tensor_class: str) -> Treatment:
+        return self.treatments.get(tensor_class, Lossless())
+
+
+MATRIX_CLASSES: Final = ("attention", "embedding", "expert", "head", "mlp")
+LOSSLESS: Final = Recipe("lossless")
+
+
+def sliced(name: str, step: float, cosine: float) -> Recipe:
+    """Integer slices for every matrix; router, norms, biases and whatever else there is stay exact."""
+    if not step > 0 or not 0 <= cosine < 1:
+        raise error("usage.argument", "", f"step {step} must be above 0 and cosine {cosine} at least 0 and below 1")
+    return Recipe(name, {each: Slices(step, cosine) for each in MATRIX_CLASSES})
+
+
+def graftllm(
+    *,
+    keep: float = 0.05,
+    rank: float = 0.25,
+    energy: float = 0.9,
+    schedule: tuple[tuple[int, float], ...] = ((8, 0.02), (4, 0.18), (2, 0.80)),
+    group: int = 128,
+) -> Recipe:
+    """What the GraftLLM paper describes: embeddings and head pruned, attention at a fixed rank, MLP at the smallest
+    rank that keeps ``energy``, both in bands of bits. Norms and biases, of which the paper says nothing, stay exact.
+
+    The paper's own ``keep`` and ``energy`` are not known; the schedule is that of its code (20, 180 and 800 of 1000).
+    """
+    for label, share in (("keep", keep), ("rank", rank), ("energy", energy)):
+        if not 0 < share <= 1:
+            raise error("usage.argument", "", f"{label} is {share}, it must be above 0 and at most 1")
+    attention = Bands(schedule, group, rank=rank)
+    mlp = Bands(schedule, group, energy=energy)
+    pruned = Prune(keep)
+    return Recipe("graftllm", {"attention": attention, "embedding": pruned, "expert": mlp, "head": pruned, "mlp": mlp})
+
+
+STANDARD: Final = sliced("standard", 2.4, 0.7)
+SMALL: Final = sliced("small", 4.5, 0.5)
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "standard": STANDARD,
+    "small": SMALL,
+    "graftllm": graftllm(),
+    "lossless": LOSSLESS,
+}

@@ -1,0 +1,146 @@
+"""From a delta matrix to the integer slices of ``lowrank`` (spec/encodings/lowrank.md).
+
+The one rule: be unbiased. Rounding noise averages out over a layer's inputs, a shrunken direction does not, so every
+slice gets the scale that keeps its inner product with what it codes, never the least-squares one, which shrinks.
+
+The delta is decomposed, its components are grouped by octave of singular value, and the factors of a group are
+rounded to integers. One ``lambda`` serves the whole matrix: the noise a component may carry is the same for all, so
+strong components get many levels and weak ones few. A component whose code no longer resembles it is dropped, for
+rescaling it would be rescaling noise. Writers only: no reader needs this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skillpack_format import linalg
+from skillpack_format.errors import error
+
+Matrix = NDArray[np.float64]
+Codes = NDArray[np.int8]
+
+DEAD_ZONE: Final = 0.1
+MAX_SLICES: Final = 64
+MAX_CODE: Final = 127
+MAX_RANK: Final = 1024  # of one slice: MAX_RANK * 128 * 128 = 2^24, the largest exact sum in float32
+SMALLEST_SCALE: Final = 2.0**-100
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """``scale`` * (u^T v), with u: (r, m), v: (r, n), row k being component k.
+
+    Codes of ``bits_u`` and ``bits_v`` bits: 1, 2, 4 or 8, the fewest that hold them.
+    """
+
+    scale: np.float32
+    u: Codes
+    v: Codes
+    bits_u: int
+    bits_v: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Components:
+    """Some components of a decomposition, one a column: u (m, r), s (r,), v (n, r)."""
+
+    u: Matrix
+    s: Matrix
+    v: Matrix
+
+    def only(self, chosen: NDArray[Any]) -> _Components:
+        return _Components(self.u[:, chosen], self.s[chosen], self.v[:, chosen])
+
+
+def slices(delta: NDArray[Any], *, step: float, cosine: float, dead_zone: float = DEAD_ZONE) -> tuple[Slice, ...]:
+    """The slices that stand for ``delta``, strongest first; none for a zero matrix or when nothing survives.
+
+    ``delta``: (m, n) finite float32. ``step``: rounding step in units of a typical entry; more is smaller and worse.
+    ``cosine``: least resemblance of a coded component to its original, below which it is dropped. ``dead_zone``:
+    how much of a step rounding leans towards zero.
+    """
+    _require_settings(step, cosine, dead_zone)
+    u, s, vt = linalg.svd(delta)
+    if not s.size:
+        return ()
+    whole = _Components(u, s, vt.T)
+    lam = step * typical_entry(delta)
+    found = []
+    for group in _groups(whole, lam):
+        coded = _coded(group, lam, cosine, dead_zone)
+        if coded is not None:
+            found.append(coded)
+    return tuple(found[:MAX_SLICES])
+
+
+def typical_entry(delta: NDArray[Any]) -> float:
+    """The root mean square of an entry, every row weighted by its energy. ``delta``: (m, n).
+
+    For a dense delta this is close to the plain root mean square. In an embedding only the rows of tokens that were
+    seen have changed, and the step must suit those rows, however many others there are.
+    """
+    energy = np.einsum("mn,mn->m", delta, delta, dtype=np.float64)  # (m,)
+    total = float(energy.sum())
+    return float(np.sqrt(float(energy @ energy) / total / delta.shape[1])) if total else 0.0
+
+
+def _require_settings(step: float, cosine: float, dead_zone: float) -> None:
+    if not 0 < step < float("inf"):
+        raise error("usage.argument", "", f"step {step}, it must be positive and finite")
+    if not 0 <= cosine < 1:
+        raise error("usage.argument", "", f"cosine {cosine}, it must be at least 0 and below 1")
+    if not 0 <= dead_zone < 0.5:
+        raise error("usage.argument", "", f"dead zone {dead_zone}, it must be at least 0 and below 0.5")
+
+
+def _groups(whole: _Components, lam: float) -> Iterator[_Components]:
+    """Components that share a slice: one octave of singular value, at most MAX_RANK, all or none too large to code.
+
+    A component with codes above MAX_CODE makes its whole slice coarser, so it must not share one with those that fit.
+    """
+    octave = np.floor(np.log2(whole.s[0] / whole.s))
+    peak = np.maximum(np.abs(whole.u).max(axis=0), np.abs(whole.v).max(axis=0))  # (k,)
+    fits = whole.s * peak <= MAX_CODE / np.sqrt(2) * lam  # sqrt(2): the mean of an octave may be that much above s
+    for each in np.unique(octave):
+        for kind in (False, True):
+            members = np.flatnonzero((octave == each) & (fits == kind))
+            for first in range(0, members.size, MAX_RANK):
+                yield whole.only(members[first : first + MAX_RANK])
+
+
+def _coded(group: _Components, lam: float, cosine: float, dead_zone: float) -> Slice | None:
+    """The slice of one group, None when none of its components survives."""
+    amplitude = np.sqrt(group.s * np.exp(np.log(group.s).mean())) / lam  # (r,): what a unit vector is multiplied by
+    largest = max(float(np.abs(group.u * amplitude).max()), float(np.abs(group.v * amplitude).max()))
+    amplitude = amplitude * min(1.0, MAX_CODE / largest)
+    u = _rounded(group.u * amplitude, dead_zone)  # (m, r)
+    v = _rounded(group.v * amplitude, dead_zone)  # (n, r)
+    lengths = np.sqrt(np.einsum("mk,mk->k", u, u) * np.einsum("nk,nk->k", v, v))
+    inner = np.einsum("mk,mk->k", u, group.u) * np.einsum("nk,nk->k", v, group.v)
+    kept = np.flatnonzero((lengths > 0) & (inner >= cosine * lengths))
+    u, v, group = u[:, kept], v[:, kept], group.only(kept)
+    agreement = float(np.einsum("jk,jk,k->", u.T @ group.u, v.T @ group.v, group.s))  # <u v^T, the group's own sum>
+    if agreement <= 0:
+        return None
+    with np.errstate(over="ignore"):
+        scale = np.float32(float(group.s @ group.s) / agreement)
+    if not SMALLEST_SCALE <= scale < np.inf:
+        return None
+    codes_u, codes_v = (np.ascontiguousarray(each.T.astype(np.int8)) for each in (u, v))
+    return Slice(scale, codes_u, codes_v, bits_needed(codes_u), bits_needed(codes_v))
+
+
+def _rounded(values: Matrix, dead_zone: float) -> Matrix:
+    """Nearest integers, the border between two levels moved ``dead_zone`` away from zero."""
+    return np.copysign(np.floor(np.abs(values) + (0.5 - dead_zone)), values)
+
+
+def bits_needed(codes: Codes) -> int:
+    """The fewest of 1, 2, 4 or 8 bits that hold every code; 1 for no code at all."""
+    least, most = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+    return next(bits for bits in (1, 2, 4, 8) if -(1 << (bits - 1)) <= least and most < 1 << (bits - 1))

@@ -1,0 +1,80 @@
+"""The only door to torch: its device as a bench, and packs whose deltas are torch tensors.
+
+Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. TF32 and
+reduced-precision accumulation are switched off around the one operation they could touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skillpack_format.arithmetic import NUMPY_BENCH, Bench, DeviceArray
+from skillpack_format.errors import error
+from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.reader import Pack
+
+
+class TorchBench:
+    """A torch device as the place of the accumulator."""
+
+    def __init__(self, device: str) -> None:
+        try:
+            self.device = torch.device(device)
+        except RuntimeError:
+            raise error("unsupported.device", "", f"{device!r} is not a torch device; cpu and cuda are") from None
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise error("unsupported.device", "", f"{device!r} was asked for, and torch finds no CUDA device")
+        if self.device.type not in ("cpu", "cuda"):
+            raise error("unsupported.device", "", f"{device!r} has no float64; cpu and cuda have")
+
+    def float64(self, values: NDArray[Any]) -> DeviceArray:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device).to(torch.float64)
+
+    def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
+        return torch.from_numpy(np.ascontiguousarray(codes)).to(self.device).to(torch.float32)
+
+    def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
+        with _exact_float32():
+            return (left @ right).to(torch.float64)
+
+    def index(self, positions: NDArray[np.int64]) -> DeviceArray:
+        return torch.from_numpy(positions).to(self.device)
+
+    def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
+        rounded: NDArray[np.float32] = acc.to(torch.float32).cpu().numpy()
+        return rounded
+
+
+def bench_on(device: str) -> Bench:
+    """The bench for ``--device``: numpy for cpu, torch for the rest."""
+    return NUMPY_BENCH if device == "cpu" else TorchBench(device)
+
+
+class TorchPack(Pack):
+    """A pack whose deltas are float32 torch tensors on a device."""
+
+    def __init__(self, path: Path, limits: Limits = DEFAULT_LIMITS, device: str = "cpu") -> None:
+        self._bench = TorchBench(device)
+        super().__init__(path, limits)
+
+    def get_delta(self, name: str, bench: Bench | None = None) -> Any:
+        """The change of a tensor as a float32 torch tensor; see ``Pack.get_delta``."""
+        return torch.from_numpy(super().get_delta(name, bench or self._bench)).to(self._bench.device)
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """float32 matrix products in float32: no TF32, no reduced accumulation."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

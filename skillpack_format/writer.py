@@ -1,0 +1,65 @@
+"""Writing a pack: contents as they come, then the header, then the file appears at once.
+
+The header comes first in the file but is known last, so stored chunks wait in an unnamed temporary file beside the
+target. Same contents and manifest, same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from skillpack_format import wire
+from skillpack_format.container import write_header
+from skillpack_format.contents import StoredContent
+from skillpack_format.durable import atomic_file, output_errors
+from skillpack_format.manifest import Manifest
+from skillpack_format.storage import Segment, Storage, align
+
+CHUNK_BYTES: Final = 1 << 20
+CODEC: Final = "zstd"
+
+
+class PackWriter:
+    """Collects stored contents in their final order; ``seal`` writes the file. A context manager."""
+
+    def __init__(self, path: Path, *, chunk_bytes: int = CHUNK_BYTES, overwrite: bool = False) -> None:
+        self.path = path
+        self._chunk_bytes = chunk_bytes
+        self._overwrite = overwrite
+        self._segments: list[Segment] = []
+        self._end = 0
+        with output_errors(path):
+            self._waiting = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting.close()
+
+    def add(self, content: StoredContent) -> None:
+        """Append the next content, in MANIFEST's order."""
+        with output_errors(self.path):
+            self._waiting.write(bytes(align(self._end) - self._end))
+            self._end = align(self._end)
+            for chunk in content.chunks:
+                self._waiting.write(chunk)
+                self._end += len(chunk)
+        self._segments.append(Segment(content.codec, content.table))
+
+    def seal(self, manifest: Manifest) -> int:
+        """Write the file durably and return its size in bytes."""
+        storage = wire.write(Storage(self._chunk_bytes, tuple(self._segments)).to_plain())
+        header = write_header(manifest.to_bytes(), storage, self._end)
+        with output_errors(self.path):
+            self._waiting.seek(0)
+            with atomic_file(self.path, overwrite=self._overwrite) as out:
+                out.write(header)
+                shutil.copyfileobj(self._waiting, out, CHUNK_BYTES)
+        return len(header) + self._end

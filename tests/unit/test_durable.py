@@ -1,0 +1,549 @@
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillpack_format.durable import (
+    OutputFile,
+    atomic_file,
+    atomic_folder,
+    atomic_path,
+    copy_file,
+    new_file,
+    require_absent,
+    require_not_input,
+    require_space,
+    write_exact,
+)
+from skillpack_format.errors import SkillPackError
+
+
+@contextmanager
+def refused(code: str) -> Iterator[None]:
+    with pytest.raises(SkillPackError) as caught:
+        yield
+    assert caught.value.code == code
+
+
+@pytest.fixture(autouse=True)
+def nothing_partial_left(tmp_path: Path) -> Iterator[None]:
+    yield
+    assert [path for path in tmp_path.rglob("*") if path.name.endswith((".partial", ".old"))] == []
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.fixture(params=["renameat2", "no renameat2", "file system without flags"])
+def every_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test as on Linux, on a C library without renameat2, and on a file system that takes no flags."""
+    if request.param == "renameat2":
+        return
+
+    class Function:
+        argtypes: object = None
+
+        def __call__(self, *_: object) -> int:
+            ctypes.set_errno(errno.EINVAL)
+            return -1
+
+    if request.param == "file system without flags":
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: type("Library", (), {"renameat2": Function()}))
+    else:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+
+
+def fill(folder: Path, text: str) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a").write_text(text)
+    (folder / "b").write_text(text)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- atomic_file
+
+
+@pytest.mark.usefixtures("every_system")
+def test_a_new_file_appears_complete(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "out", overwrite=False) as file:
+        file.write(b"hello ")
+        assert not (tmp_path / "out").exists()
+        file.write(memoryview(b"world"))
+    assert (tmp_path / "out").read_bytes() == b"hello world"
+
+
+def test_a_file_is_replaced_when_that_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    with atomic_file(tmp_path / "out", overwrite=True) as file:
+        file.write(b"new")
+        assert (tmp_path / "out").read_bytes() == b"old"
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_overwrite_is_content_with_an_absent_file(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "out", overwrite=True) as file:
+        file.write(b"new")
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_refuses_to_replace_a_file_unasked(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    with refused("output.exists"), atomic_file(tmp_path / "out", overwrite=False):
+        pass
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
+@pytest.mark.usefixtures("every_system")
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    with refused("output.exists"), atomic_file(tmp_path / "out", overwrite=False) as file:
+        file.write(b"new")
+        (tmp_path / "out").write_bytes(b"of another process")
+    assert (tmp_path / "out").read_bytes() == b"of another process"
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_raises_leaves_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    with pytest.raises(failure), atomic_file(tmp_path / "out", overwrite=True) as file:
+        file.write(b"half")
+        raise failure
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
+def test_the_mode_of_a_replaced_file_is_kept_and_never_wider(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    (tmp_path / "out").chmod(0o640)
+    with atomic_file(tmp_path / "out", overwrite=True) as file:
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o640
+
+
+def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "out", overwrite=False):
+            pass
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o640
+
+
+def test_other_names_of_a_replaced_file_keep_the_old_content(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    os.link(tmp_path / "out", tmp_path / "other")
+    with atomic_file(tmp_path / "out", overwrite=True) as file:
+        file.write(b"new")
+    assert (tmp_path / "other").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_only_a_regular_file_is_replaced(tmp_path: Path, kind: str) -> None:
+    if kind == "link":
+        (tmp_path / "out").symlink_to("elsewhere")
+    elif kind == "fifo":
+        os.mkfifo(tmp_path / "out")
+    else:
+        (tmp_path / "out").mkdir()
+    before = (tmp_path / "out").lstat()
+    with refused("output.exists"), atomic_file(tmp_path / "out", overwrite=True):
+        pass
+    assert (tmp_path / "out").lstat() == before
+
+
+def test_refuses_a_missing_parent_folder(tmp_path: Path) -> None:
+    with refused("output.failed"), atomic_file(tmp_path / "none" / "out", overwrite=False):
+        pass
+
+
+@pytest.mark.parametrize("path", ["", "/", "a/..", "a\0"])
+def test_refuses_a_path_that_names_nothing(path: str) -> None:
+    with refused("output.failed"), atomic_file(Path(path), overwrite=True):
+        pass
+
+
+def test_refuses_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with refused("output.failed"), atomic_file(tmp_path / ("x" * 256), overwrite=False):
+        pass
+
+
+def test_the_longest_name_has_room_for_its_partial(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / ("x" * 255), overwrite=False) as file:
+        file.write(b"x")
+    assert (tmp_path / ("x" * 255)).exists()
+
+
+def test_the_parent_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with atomic_file(tmp_path / "link" / "out", overwrite=False) as file:
+        file.write(b"x")
+    assert (tmp_path / "real" / "out").read_bytes() == b"x"
+
+
+def test_a_relative_path_is_taken_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with atomic_file(Path("out"), overwrite=False) as file:
+        file.write(b"x")
+    assert (tmp_path / "out").read_bytes() == b"x"
+
+
+def test_a_failed_fsync_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    calls: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        raise OSError(errno.EIO, "I/O error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with refused("output.failed"), atomic_file(tmp_path / "out", overwrite=True) as file:
+        file.write(b"new")
+    assert len(calls) == 1
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_with_the_path_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "write", failing(number))
+    with pytest.raises(SkillPackError) as caught, atomic_file(tmp_path / "out", overwrite=False) as file:
+        file.write(b"x")
+    assert (caught.value.code, caught.value.where) == ("output.space", str(tmp_path / "out"))
+    assert os.strerror(number) in caught.value.message
+
+
+def test_a_failed_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    monkeypatch.setattr(os, "replace", failing(errno.EACCES))
+    with refused("output.failed"), atomic_file(tmp_path / "out", overwrite=True) as file:
+        file.write(b"new")
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
+def test_an_unsure_folder_is_reported_after_publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: failing(errno.EIO)() if stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd)
+    )
+    with pytest.raises(SkillPackError, match="may not survive"), atomic_file(tmp_path / "out", overwrite=False):
+        pass
+    assert (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_synced_is_tolerated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: failing(errno.EINVAL)() if stat.S_ISDIR(os.fstat(fd).st_mode) else fsync(fd)
+    )
+    with atomic_file(tmp_path / "out", overwrite=False) as file:
+        file.write(b"x")
+    assert (tmp_path / "out").read_bytes() == b"x"
+
+
+def test_the_file_is_synced_before_it_is_named_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        real_fsync(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        events.append("rename")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with atomic_file(tmp_path / "out", overwrite=True) as file:
+        file.write(b"x")
+    assert events == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_killed_process_leaves_the_old_content(tmp_path: Path, call: str) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    program = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from skillpack_format.durable import atomic_file
+        os.{call} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        with atomic_file(Path(sys.argv[1]), overwrite=True) as file:
+            file.write(b"new")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "out")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "out").read_bytes() == b"old"
+    for left in tmp_path.glob(".*.partial"):
+        left.unlink()
+
+
+def test_atomic_path_publishes_what_a_writer_made(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "out", overwrite=False) as partial, new_file(partial) as file:
+        file.write(b"x")
+    assert (tmp_path / "out").read_bytes() == b"x"
+
+
+def test_atomic_path_refuses_a_writer_that_made_nothing(tmp_path: Path) -> None:
+    with refused("output.failed"), atomic_path(tmp_path / "out", overwrite=False):
+        pass
+
+
+# ---- atomic_folder
+
+
+@pytest.mark.usefixtures("every_system")
+def test_a_new_folder_appears_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "out", overwrite=False) as partial:
+        fill(partial, "new")
+        assert not (tmp_path / "out").exists()
+    assert content(tmp_path / "out") == {"sub/a": "new", "b": "new"}
+
+
+@pytest.mark.usefixtures("every_system")
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o750)
+    (tmp_path / "out" / "old").write_text("old")
+    with atomic_folder(tmp_path / "out", overwrite=True) as partial:
+        fill(partial, "new")
+        assert content(tmp_path / "out") == {"old": "old"}
+    assert content(tmp_path / "out") == {"sub/a": "new", "b": "new"}
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
+
+
+def test_refuses_to_replace_a_folder_unasked(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=False):
+        pass
+
+
+@pytest.mark.usefixtures("every_system")
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=True) as partial:
+        fill(partial, "new")
+        (tmp_path / "out").mkdir()
+    assert content(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_the_old_folder(tmp_path: Path, failure: type[BaseException]) -> None:
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out", "old")
+    with pytest.raises(failure), atomic_folder(tmp_path / "out", overwrite=True) as partial:
+        fill(partial, "half")
+        raise failure
+    assert os.listdir(tmp_path) == ["out"]
+    assert content(tmp_path / "out") == {"sub/a": "old", "b": "old"}
+
+
+def test_a_link_to_a_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to("real")
+    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=True):
+        pass
+
+
+def test_everything_in_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_folder(tmp_path / "out", overwrite=False) as partial:
+        fill(partial, "new")
+        name = partial.name
+    assert synced == ["a", "sub", "b", name, tmp_path.name]
+
+
+def test_a_failed_sync_in_a_folder_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=False) as partial:
+        fill(partial, "new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_partial_folder_that_vanished_is_an_error(tmp_path: Path) -> None:
+    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=False) as partial:
+        partial.rmdir()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "mkdir", failing(errno.EROFS))
+    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=False):
+        pass
+
+
+def test_without_exchange_a_failed_rename_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out", "old")
+    rename = os.rename
+
+    def second_fails(source: Path, target: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise OSError(errno.EIO, "I/O error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=True) as partial:
+        fill(partial, "new")
+    assert content(tmp_path / "out") == {"sub/a": "old", "b": "old"}
+
+
+# ---- writing
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    with atomic_file(tmp_path / "out", overwrite=False) as file:
+        assert file.write(b"0123456789") == 10
+    assert (tmp_path / "out").read_bytes() == b"0123456789"
+
+
+def test_a_write_that_takes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda fd, data: 0)
+    with refused("output.failed"), new_file(tmp_path / "out") as file:
+        file.write(b"x")
+
+
+def test_a_full_device_is_out_of_space() -> None:
+    with open("/dev/full", "wb", buffering=0) as full, refused("output.space"):
+        write_exact(full.fileno(), b"x")
+
+
+def test_bytes_of_any_buffer_are_written(tmp_path: Path) -> None:
+    with new_file(tmp_path / "out") as file:
+        assert file.write(memoryview(bytes(range(8))).cast("B", (2, 4))) == 8
+        assert file.write(memoryview(bytearray(8)).cast("d")) == 8
+        assert file.write(b"") == 0
+    assert (tmp_path / "out").read_bytes() == bytes(range(8)) + bytes(8)
+
+
+def test_a_new_file_never_takes_an_existing_path(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("elsewhere")
+    with refused("output.exists"):
+        OutputFile(tmp_path / "out")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_copy_has_the_content_and_the_permissions(tmp_path: Path) -> None:
+    data = os.urandom((1 << 20) + 5)
+    (tmp_path / "a").write_bytes(data)
+    (tmp_path / "a").chmod(0o444)
+    copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == data
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o644
+
+
+def test_a_copy_of_a_link_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("a")
+    copy_file(tmp_path / "link", tmp_path / "b")
+    assert not (tmp_path / "b").is_symlink()
+
+
+def test_refuses_to_copy_over_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    with refused("output.exists"):
+        copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"b"
+
+
+def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    monkeypatch.setattr(os, "preadv", failing(errno.EIO))
+    with refused("input.failed"):
+        copy_file(tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+# ---- checks before any work
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
+def test_anything_at_a_path_exists(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out"
+    if kind == "file":
+        path.write_bytes(b"")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    with refused("output.exists"):
+        require_absent(path)
+    require_absent(path, overwrite=True)
+
+
+def test_an_absent_path_is_absent(tmp_path: Path) -> None:
+    require_absent(tmp_path / "out")
+
+
+def test_space_that_is_there_is_enough(tmp_path: Path) -> None:
+    require_space(tmp_path, 1)
+
+
+def test_missing_space_is_told_in_numbers(tmp_path: Path) -> None:
+    with pytest.raises(SkillPackError, match=r"1152921504606846976 bytes are needed, \d+ are free") as caught:
+        require_space(tmp_path, 1 << 60)
+    assert caught.value.code == "output.space"
+
+
+def test_refuses_to_measure_a_missing_folder(tmp_path: Path) -> None:
+    with refused("output.failed"):
+        require_space(tmp_path / "none", 1)
+
+
+@pytest.mark.parametrize("output", ["base/a", "link", "hard", "base/new", "sub/../base/a", "linked/new"])
+def test_refuses_an_output_that_is_an_input_or_in_one(tmp_path: Path, output: str) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base" / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("base/a")
+    (tmp_path / "linked").symlink_to("base")
+    os.link(tmp_path / "base" / "a", tmp_path / "hard")
+    with refused("output.alias"):
+        require_not_input(tmp_path / output, [tmp_path / "base", tmp_path / "base" / "a"])
+
+
+def test_refuses_an_output_that_holds_an_input(tmp_path: Path) -> None:
+    (tmp_path / "out" / "base").mkdir(parents=True)
+    with refused("output.alias"):
+        require_not_input(tmp_path / "out", [tmp_path / "out" / "base"])
+
+
+def test_refuses_an_input_that_is_the_output_to_come(tmp_path: Path) -> None:
+    with refused("output.alias"):
+        require_not_input(tmp_path / "out", [tmp_path / "." / "out"])
+
+
+def test_an_output_beside_the_inputs_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "pack.skp").write_bytes(b"")
+    require_not_input(tmp_path / "out", [tmp_path / "base", tmp_path / "pack.skp"])

@@ -1,0 +1,156 @@
+"""Laws of skillpack_format/slicing.py: what a reader may count on, and what the coder promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from skillpack_format import linalg
+from skillpack_format.errors import UsageError
+from skillpack_format.slicing import MAX_SLICES, SMALLEST_SCALE, Slice, bits_needed, slices, typical_entry
+
+SHAPES = [(1, 1), (1, 9), (9, 1), (48, 48), (200, 24), (24, 200)]
+
+
+def decaying(shape: tuple[int, int], seed: int = 1) -> NDArray[np.float32]:
+    """A matrix like a fine-tune's delta: dense, singular values that fall slowly, small entries."""
+    rng = np.random.default_rng(seed)
+    u, s, vt = linalg.svd(rng.standard_normal(shape))
+    return np.asarray(2e-4 * (u * (s / np.sqrt(1 + np.arange(s.size)))) @ vt, np.float32)
+
+
+def restored(found: tuple[Slice, ...], shape: tuple[int, int]) -> NDArray[np.float64]:
+    total = np.zeros(shape)
+    for each in found:
+        total += float(each.scale) * (each.u.T.astype(np.float64) @ each.v)
+    return total
+
+
+def spiky(shape: tuple[int, int]) -> NDArray[np.float32]:
+    delta = decaying(shape)
+    delta[0, 0] = 3.0  # one component whose codes would not fit eight bits
+    return delta
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("make", [decaying, spiky])
+@pytest.mark.parametrize("step", [0.02, 0.5, 2.0])
+def test_keeps_the_bounds_of_the_format(shape: tuple[int, int], make: Any, step: float) -> None:
+    found = slices(make(shape), step=step, cosine=0.5)
+    assert len(found) <= MAX_SLICES
+    for each in found:
+        assert each.u.dtype == each.v.dtype == np.int8
+        assert (each.u.shape[1], each.v.shape[1]) == shape
+        assert each.u.shape[0] == each.v.shape[0] >= 1
+        assert each.u.shape[0] << (each.bits_u + each.bits_v - 2) <= 1 << 24
+        assert isinstance(each.scale, np.float32)
+        assert np.isfinite(each.scale)
+        assert abs(each.scale) >= SMALLEST_SCALE
+        assert (bits_needed(each.u), bits_needed(each.v)) == (each.bits_u, each.bits_v)
+
+
+@pytest.mark.parametrize(
+    ("codes", "bits"), [([], 1), ([0, -1], 1), ([1], 2), ([-2], 2), ([2], 4), ([7, -8], 4), ([8], 8)]
+)
+def test_counts_the_bits_that_hold_the_codes(codes: list[int], bits: int) -> None:
+    assert bits_needed(np.array(codes, np.int8)) == bits
+
+
+@pytest.mark.parametrize("make", [decaying, spiky])
+def test_a_slice_agrees_with_the_components_it_codes(make: Any) -> None:
+    delta = make((60, 40))
+    u, s, vt = linalg.svd(delta)
+    for each in slices(delta, step=1.0, cosine=0.5):
+        # the components a slice codes are those its rows resemble most
+        origin = np.abs((each.u @ u) * (each.v @ vt.T)).argmax(axis=1)  # (r,)
+        own = (u[:, origin] * s[origin]) @ vt[origin]
+        coded = restored((each,), delta.shape)
+        assert float((coded * own).sum()) == pytest.approx(float((own * own).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("make", [decaying, spiky])
+def test_is_a_function_of_its_arguments(make: Any) -> None:
+    first, again = (slices(make((60, 40)), step=1.0, cosine=0.5) for _ in range(2))
+    assert len(first) == len(again)
+    for one, other in zip(first, again, strict=True):
+        assert one.scale == other.scale
+        assert np.array_equal(one.u, other.u)
+        assert np.array_equal(one.v, other.v)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (0, 3), (3, 0)])
+def test_a_zero_delta_has_no_slices(shape: tuple[int, int]) -> None:
+    assert slices(np.zeros(shape, np.float32), step=1.0, cosine=0.5) == ()
+
+
+def test_a_delta_too_small_for_any_scale_has_no_slices() -> None:
+    assert slices(decaying((20, 20)) * np.float32(1e-36), step=1.0, cosine=0.5) == ()
+
+
+def test_a_hopeless_step_gives_no_slices() -> None:
+    assert slices(decaying((40, 40)), step=1e6, cosine=0.5) == ()
+
+
+def test_one_number_is_kept_to_float32() -> None:
+    delta = np.full((1, 1), -0.3, np.float32)
+    found = slices(delta, step=0.5, cosine=0.5)
+    assert len(found) == 1
+    np.testing.assert_allclose(restored(found, (1, 1)), delta, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES[3:])
+def test_the_error_falls_with_the_step(shape: tuple[int, int]) -> None:
+    delta = decaying(shape)
+    errors = [
+        float(np.square(restored(slices(delta, step=step, cosine=0.5), shape) - delta).sum())
+        for step in (2.0, 1.0, 0.5, 0.25, 0.1)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.01 * float(np.square(delta).sum())
+
+
+def test_a_higher_cosine_keeps_fewer_components() -> None:
+    ranks = [
+        sum(each.u.shape[0] for each in slices(decaying((80, 60)), step=1.5, cosine=cosine))
+        for cosine in (0.2, 0.5, 0.8)
+    ]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[0] > ranks[-1]
+
+
+def test_untouched_rows_get_no_codes_and_do_not_move_the_step() -> None:
+    touched = decaying((30, 20))
+    delta = np.zeros((300, 20), np.float32)
+    delta[::10] = touched
+    assert typical_entry(delta) == pytest.approx(typical_entry(touched))
+    expected = restored(slices(touched, step=1.0, cosine=0.5), touched.shape)
+    actual = restored(slices(delta, step=1.0, cosine=0.5), delta.shape)
+    assert not np.delete(actual, np.s_[::10], axis=0).any()
+    np.testing.assert_allclose(actual[::10], expected, rtol=1e-5)
+
+
+def test_a_component_too_large_to_code_leaves_the_others_their_step() -> None:
+    delta = np.zeros((64, 64), np.float32)
+    delta[:32, :32] = decaying((32, 32))
+    alone = slices(delta, step=1.0, cosine=0.5)
+    delta[40, 40] = 1.2 * np.float32(linalg.svd(delta)[1][0])  # the same octave, all in one entry
+    shared = slices(delta, step=1.0, cosine=0.5)
+    assert sum(each.u.shape[0] for each in shared) > 1
+    assert len(alone) <= len(shared)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"step": 0.0, "cosine": 0.5},
+        {"step": float("nan"), "cosine": 0.5},
+        {"step": 1.0, "cosine": 1.0},
+        {"step": 1.0, "cosine": 0.5, "dead_zone": 0.5},
+    ],
+)
+def test_refuses_settings_that_make_no_sense(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        slices(decaying((4, 4)), **settings)
