@@ -118,7 +118,7 @@ def function_error(base: Path, tuned: Path, packed: Path) -> float:
 
 
 def error_ratio(base: torch.Tensor, tuned: torch.Tensor, packed: torch.Tensor) -> float:
-    """How much of the way from ``base`` to ``tuned`` the embeddings of ``packed`` miss, squared; each (texts, width)."""
+    """The squared share of the way from ``base`` to ``tuned`` that ``packed`` misses; each is (texts, width)."""
     return float((packed - tuned).double().square().sum() / (base - tuned).double().square().sum())
 
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from skillpack_format.dtypes import Array, DType, float32_to_bits
 from skillpack_format.errors import error
 
-EXACT_PRODUCT: Final = 1 << 24  # num.product: float32 holds every integer up to here
-SMALLEST_SCALE: Final = 2.0**-100  # num.scale: products with codes and bases never become subnormal
+EXACT_PRODUCT: Final = 1 << 24  # num.exact-product: float32 holds every integer up to here
+MAX_SLICES: Final = 64  # of a low-rank component; bands of factors likewise
+SMALLEST_SCALE: Final = 2.0**-100  # payload.scale: products with codes and bases never become subnormal
 _BLOCK_ITEMS: Final = 1 << 20  # 8 MiB of float64: fits caches better than whole tensors, changes no result
 
 DeviceArray = Any  # what a bench computes with: numpy.ndarray or torch.Tensor
@@ -27,7 +28,7 @@ DeviceArray = Any  # what a bench computes with: numpy.ndarray or torch.Tensor
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A tensor's shape seen as ``stack`` matrices of ``rows`` x ``cols`` (num.grid)."""
+    """A tensor's shape seen as ``stack`` matrices of ``rows`` x ``cols`` (num.matrix)."""
 
     stack: int
     rows: int

@@ -24,6 +24,15 @@ def packed_nbytes(count: int, bits: int, packing: str) -> int:
     return -(-count // (8 // bits))
 
 
+def bits_needed(codes: NDArray[np.int8]) -> int:
+    """The fewest of 1, 2, 4 or 8 bits that hold every signed code as an offset; 1 for no code at all.
+
+    Other widths would leave a lane's spare bits empty.
+    """
+    least, most = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+    return next(bits for bits in (1, 2, 4, 8) if -(1 << (bits - 1)) <= least and most < 1 << (bits - 1))
+
+
 def pack(codes: NDArray[Any], bits: int, packing: str) -> Codes:
     """``codes``: any shape, uint8 below 2^bits, read in C order."""
     flat = np.ascontiguousarray(codes, np.uint8).reshape(-1)
@@ -51,9 +60,9 @@ def unpack(packed: Codes, count: int, bits: int, packing: str, where: str) -> Co
     if packing == "stream":
         ones = np.unpackbits(packed, bitorder="little")
         _require_zero(ones[count * bits :], where)
-        codes = np.zeros((count, 8), np.uint8)
-        codes[:, :bits] = ones[: count * bits].reshape(count, bits)
-        return np.packbits(codes, axis=1, bitorder="little").reshape(-1)
+        padded = np.zeros((count, 8), np.uint8)
+        padded[:, :bits] = ones[: count * bits].reshape(count, bits)
+        return np.packbits(padded, axis=1, bitorder="little").reshape(-1)
     lanes = 8 // bits
     if lanes * bits < 8:
         _require_zero(packed >> np.uint8(lanes * bits), where)

@@ -117,7 +117,7 @@ def write_header(manifest: bytes, storage: bytes, data_length: int) -> bytes:
 
 
 def _check_magic(head: bytes) -> None:
-    if head[:8] == MAGIC[: len(head)] and head:
+    if head[:8] == MAGIC[: len(head)]:  # an empty file begins like anything
         return
     looks = next((what for start, what in _LOOKALIKES if head.startswith(start)), None)
     if looks is None and len(head) > 8 and head[8:9] == b"{":

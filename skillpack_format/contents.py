@@ -19,6 +19,7 @@ from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import Array, dtype_named
 from skillpack_format.encodings._base import Encoded, Encoding, PartSpec, Target
 from skillpack_format.errors import SkillPackError, error
+from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.manifest import Component, Entry, Manifest, Report, raise_first
 from skillpack_format.storage import Extent, chunk_record
 
@@ -60,13 +61,13 @@ class Contents:
     first_file: int
 
 
-def plan(manifest: Manifest, report: Report = raise_first) -> Contents:
+def plan(manifest: Manifest, limits: Limits = DEFAULT_LIMITS, report: Report = raise_first) -> Contents:
     """Resolve every component of ``manifest`` (manifest.components, manifest.parameter, unsupported.encoding)."""
     contents: list[Content] = []
     components: dict[str, tuple[PlannedComponent, ...]] = {}
     for entry in manifest.tensors:
         try:
-            planned, found = _plan_entry(entry, len(contents))
+            planned, found = _plan_entry(entry, len(contents), limits)
         except SkillPackError as fault:
             report(fault)
             continue
@@ -94,7 +95,7 @@ def is_compatible(base: TensorKind | None, result: TensorKind) -> bool:
     return (before == after or (before.is_arithmetic and after.is_arithmetic)) and (same_rows or resized)
 
 
-def _plan_entry(entry: Entry, segment: int) -> tuple[tuple[PlannedComponent, ...], list[Content]]:
+def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[PlannedComponent, ...], list[Content]]:
     if entry.result is None or entry.alias is not None:
         return (), []
     where = f"tensor {entry.name!r}"
@@ -106,13 +107,17 @@ def _plan_entry(entry: Entry, segment: int) -> tuple[tuple[PlannedComponent, ...
         encoding = encoding_named(component.encoding, place)
         params = encoding.parse(component.params, target, place)
         planned.append(PlannedComponent(component, encoding, params, segment + index))
-        contents.append(Content(f"{place} ({encoding.name})", encoding.parts(params, target), component.sha256))
+        content = Content(f"{place} ({encoding.name})", encoding.parts(params, target), component.sha256)
+        limits.require("tensor_bytes", sum(part.nbytes for part in content.parts), place)
+        contents.append(content)
     _check_stack(entry, planned, target, where)
     return tuple(planned), contents
 
 
 def _check_stack(entry: Entry, planned: Sequence[PlannedComponent], target: Target, where: str) -> None:
     """The order and company of components (manifest.components)."""
+    if planned and not target.numel:
+        raise error("manifest.components", where, "a tensor without elements has no components")
     adds = [each.adds for each in planned]
     if False in adds[:-1]:
         raise error("manifest.components", where, "only the last component may rewrite, the others add")
@@ -120,7 +125,7 @@ def _check_stack(entry: Entry, planned: Sequence[PlannedComponent], target: Targ
         raise error("manifest.components", where, f"{target.dtype.name} cannot be added to; F32, F16 and BF16 can")
     base_kind = entry.base.kind if entry.base else None
     compatible = is_compatible(base_kind, TensorKind(target.dtype.name, target.shape))
-    if not planned and not compatible:
+    if not planned and target.numel and not compatible:
         raise error("manifest.components", where, "no components, and no START to be made from the base")
     if True in adds and compatible and entry.base and not dtype_named(entry.base.kind.dtype).is_arithmetic:
         raise error("manifest.components", where, f"{entry.base.kind.dtype} cannot be added to")
@@ -134,10 +139,7 @@ class StoredContent:
     codec: str
     table: bytes
     chunks: tuple[bytes, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(len(chunk) for chunk in self.chunks)
+    nbytes: int  # of the chunks together
 
 
 def store(
@@ -149,11 +151,11 @@ def store(
     digest = hashlib.sha256()
     chunks: list[bytes] = []
     for plane in planes:
-        digest.update(plane)
+        digest.update(plane.data)
         for start in range(0, plane.size, chunk_bytes):
             chunks.append(codec.compress(plane[start : start + chunk_bytes].tobytes(), thorough=thorough))
     table = b"".join(chunk_record(len(chunk), zlib.crc32(chunk)) for chunk in chunks)
-    return StoredContent(digest.digest(), codec_name, table, tuple(chunks))
+    return StoredContent(digest.digest(), codec_name, table, tuple(chunks), sum(map(len, chunks)))
 
 
 def store_encoded(
@@ -198,7 +200,7 @@ def load(content: Content, extent: Extent, read_at: Callable[[int, int], bytes |
             )
             at += chunk.stored
             filled += chunk.nbytes
-        digest.update(plane)
+        digest.update(plane.data)
     if digest.digest() != content.sha256:
         raise error("integrity.content", content.where, "the SHA-256 of the decoded bytes is not the one in MANIFEST")
     parts: dict[str, Array] = {}

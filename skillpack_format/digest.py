@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from skillpack_format import wire
 
+Bytes = bytes | bytearray | memoryview
+
 PRINT_BYTES: Final = 4  # manifest.md: leading bytes of a tensor's digest kept to name a wrong tensor
 
 
-def sha256(data: bytes | bytearray | memoryview) -> bytes:
+def sha256(data: Bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
@@ -44,6 +46,6 @@ class TensorIdentity:
 
 
 def checkpoint_digest(tensors: Iterable[tuple[str, TensorIdentity]]) -> bytes:
-    """The identity of a checkpoint, whatever its shards: SHA-256 of its listing in strict msgpack, ascending by name."""
+    """The identity of a checkpoint, however sharded: SHA-256 of its listing in strict msgpack, ascending by name."""
     listing = [[name, each.kind.dtype, list(each.kind.shape), each.sha256] for name, each in sorted(tensors)]
     return sha256(wire.write(listing))

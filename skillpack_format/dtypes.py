@@ -100,18 +100,26 @@ def numel(shape: tuple[int, ...]) -> int:
     return count
 
 
+def require_bool(bits: Array, dtype: DType, where: str) -> None:
+    """A BOOL is 0 or 1 (payload.value); other dtypes allow every bit pattern."""
+    if dtype.name == "BOOL" and (bits > 1).any():
+        raise error("payload.value", where, "a BOOL is neither 0 nor 1")
+
+
 def bits_to_float64(bits: Array, dtype: DType) -> NDArray[np.float64]:
     """The exact values of F32, F16 or BF16 bit patterns, any shape."""
-    if dtype.name == "BF16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-    return bits.view({"F32": np.float32, "F16": np.float16}[dtype.name]).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one, which is no error here
+        return bits_to_float32(bits, dtype).astype(np.float64)
 
 
 def bits_to_float32(bits: Array, dtype: DType) -> NDArray[np.float32]:
     """The exact values of F32, F16 or BF16 bit patterns as float32, any shape."""
     if dtype.name == "BF16":
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return bits.view({"F32": np.float32, "F16": np.float16}[dtype.name]).astype(np.float32)
+    if dtype.name == "F32":
+        return bits.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        return bits.view(np.float16).astype(np.float32)
 
 
 def float32_to_bits(values: NDArray[np.float32], dtype: DType) -> Array:
@@ -119,7 +127,7 @@ def float32_to_bits(values: NDArray[np.float32], dtype: DType) -> Array:
     if dtype.name == "F32":
         return values.view(np.uint32)
     if dtype.name == "F16":
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return values.astype(np.float16).view(np.uint16)
     bits = values.view(np.uint32)
     # add half of the discarded unit, and one more where the kept part is odd: ties go to even

@@ -124,7 +124,7 @@ def banded(pair: Pair, treatment: Bands) -> list[Encoded]:
     """``factors``; a stack of matrices shares ranks, so each band is as wide as the widest matrix needs."""
     grid = Grid.of(pair.kind.shape)
     if grid.stack > 1:
-        message = "the graftllm recipe codes single matrices; treat stacked experts otherwise with --exact or --recipe standard"
+        message = "the graftllm recipe codes single matrices; code stacked ones with --exact or --recipe standard"
         raise error("unsupported.operation", f"tensor {pair.name!r}", message)
     delta = _delta_of_old_rows(pair).reshape(grid.rows, grid.cols)
     u, s, vt = linalg.svd(delta)

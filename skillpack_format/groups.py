@@ -17,15 +17,16 @@ from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bi
 
 def spread(per_group: NDArray[Any], group: int, cols: int) -> NDArray[Any]:
     """(..., groups) to (..., cols): every column gets its group's entry; the last group may be short."""
-    return np.repeat(per_group, group, axis=-1)[..., :cols]
+    return np.repeat(per_group, min(group, cols), axis=-1)[..., :cols]
 
 
 def symmetric_codes(
     values: NDArray[np.float32], bits: int, group: int, scale: DType
 ) -> tuple[NDArray[np.uint8], Array]:
-    """Round ``values`` (rows, cols) to nearest: codes (rows, cols), and scales as flat bit patterns of dtype ``scale``."""
+    """Round ``values`` (rows, cols) to nearest: codes (rows, cols), and scales as bit patterns of dtype ``scale``."""
     rows, cols = values.shape
     groups = -(-cols // group)
+    group = min(group, cols)  # one short group is the whole row
     padded = np.zeros((rows, groups * group), np.float32)
     padded[:, :cols] = values
     zero = (1 << bits) - 1

@@ -20,7 +20,6 @@ class Limits:
     tensor_bytes: int = 1 << 36
     name_bytes: int = 512
     components: int = 8
-    slices: int = 64
     chunk_bytes: int = 1 << 24
     metadata_entries: int = 256
     metadata_bytes: int = 1 << 20

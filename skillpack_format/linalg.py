@@ -1,4 +1,4 @@
-"""The one decomposition that encoders need: a thin singular value decomposition, reproducible and fast for tall matrices.
+"""The one decomposition that encoders need: a thin singular value decomposition, fast for tall matrices.
 
 The one rule: the answer is a function of the matrix alone. Signs are fixed by the right factor, values descend, and
 numpy does all the arithmetic. (A BLAS may sum in another order with another number of threads: the same bytes need

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from skillpack_format.digest import PRINT_BYTES, TensorIdentity, TensorKind, checkpoint_digest, sha256
 from skillpack_format.errors import SkillPackError, error
-from skillpack_format.manifest import BaseRef, Manifest
+from skillpack_format.manifest import BaseRef, Entry, Manifest
 from skillpack_format.progress import Progress, in_order
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import Checkpoint
@@ -42,24 +42,32 @@ def base_ref(listing: Listing) -> BaseRef:
 
 
 def kind_fault(manifest: Manifest, checkpoint: Checkpoint) -> SkillPackError | None:
-    """What is wrong with the base as far as names, dtypes and shapes tell; costs no reading."""
-    for entry in manifest.tensors:
-        if entry.base is None:
-            if entry.name in checkpoint.specs:
-                return error("base.extra", f"tensor {entry.name!r}", "the base has it, and the pack would add it")
-            continue
-        spec = checkpoint.specs.get(entry.name)
-        if spec is None:
-            return error(
-                "base.missing", f"tensor {entry.name!r}", f"the base lacks it; it has {len(checkpoint.specs)} others"
-            )
-        if kind_of(spec) != entry.base.kind:
-            message = f"the base has it as {kind_of(spec)}, the pack was made for {entry.base.kind}"
-            return error("base.kind", f"tensor {entry.name!r}", message)
+    """What is wrong with the base as far as names, dtypes and shapes tell, unread (apply.md, steps 1 and 2)."""
+    faults = [fault for entry in manifest.tensors if (fault := _entry_fault(entry, checkpoint)) is not None]
+    if faults:
+        code, name, message = faults[0]
+        more = (
+            f"; {len(faults)} of {len(manifest.tensors)} tensors do not fit, this is the first"
+            if len(faults) > 1
+            else ""
+        )
+        return error(code, f"tensor {name!r}", message + more)
     found, due = len(checkpoint.specs), manifest.base.count
     if found != due:
         code = "base.extra" if found > due else "base.missing"
         return error(code, "base", f"it has {found} tensors, the pack was made for one of {due}")
+    return None
+
+
+def _entry_fault(entry: Entry, checkpoint: Checkpoint) -> tuple[str, str, str] | None:
+    """Code, name and message where one entry does not fit the checkpoint."""
+    spec = checkpoint.specs.get(entry.name)
+    if entry.base is None:
+        return ("base.extra", entry.name, "the base has it, and the pack would add it") if spec is not None else None
+    if spec is None:
+        return "base.missing", entry.name, "the base lacks it"
+    if kind_of(spec) != entry.base.kind:
+        return "base.kind", entry.name, f"the base has it as {kind_of(spec)}, the pack was made for {entry.base.kind}"
     return None
 
 
@@ -83,7 +91,22 @@ def content_fault(manifest: Manifest, listing: Listing) -> SkillPackError | None
         or bound.get(name, listing[name].sha256) != listing[name].sha256
     ]
     if not wrong:
-        message = "its digest is not the one the pack was made for, although every tensor's print agrees: a name, dtype or shape differs"
+        message = "every tensor's print agrees and the digest does not: a name, dtype or shape differs"
         return error("base.content", "base", message)
     message = f"not the base of this pack: {len(wrong)} of {len(listing)} tensors differ, this is the first"
     return error("base.content", f"tensor {wrong[0]!r}", message)
+
+
+def result_of(manifest: Manifest, listing: Listing) -> Listing:
+    """The listing after ``manifest``'s changes; integrity.result when it is not the checkpoint that it promises."""
+    result = dict(listing)
+    for entry in manifest.tensors:
+        if entry.result is None:
+            del result[entry.name]
+        else:
+            result[entry.name] = entry.result
+    if checkpoint_digest(result.items()) != manifest.result.digest:
+        raise error(
+            "integrity.result", "result", "the tensors MANIFEST lists do not make the checkpoint that it promises"
+        )
+    return result

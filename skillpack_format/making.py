@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, round_to_bits
 from skillpack_format.contents import is_compatible, target_of
-from skillpack_format.digest import TensorKind
+from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import Array, DType, bits_to_float64, convert_bits, dtype_named, tensor_nbytes
 from skillpack_format.encodings._base import Additive, Rewriting
 
@@ -34,7 +34,7 @@ class Start:
     dtype: DType
 
 
-def start_of(base: bytes | bytearray | None, base_kind: TensorKind | None, result: TensorKind) -> Start:
+def start_of(base: Bytes | None, base_kind: TensorKind | None, result: TensorKind) -> Start:
     """The base's values, rows cut or zero rows added; all zeros where nothing can be made from the base (num.start)."""
     target = target_of(result)
     count = tensor_nbytes(target.dtype, target.shape) // (target.dtype.itemsize or 1)
@@ -90,7 +90,7 @@ def _add(
     values = bits_to_float64(source, source_dtype)
     touched = _touched(additive, block)
     require_finite(values[touched], where, "the base")
-    acc = bench.float64(values.reshape(block.shape))
+    acc = bench.float64(values.reshape(block.shape) + 0.0)  # num.zero: -0 counts as +0
     for component in additive:
         component.add(acc, block, bench)
     summed = bench.float32(acc).reshape(-1)

@@ -33,7 +33,7 @@ def raise_first(found: SkillPackError) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One component of a change: its encoding's name, its parameters as they stand in the file, its content's digest."""
+    """One component: its encoding's name, its parameters as they stand in the file, its content's digest."""
 
     encoding: str
     params: dict[str, Any]
@@ -117,7 +117,7 @@ def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, report: Report = raise_fi
     one_of(plain, "format", (FORMAT,), where)
     manifest = Manifest(
         base=_parse_base(plain["base"], limits),
-        result=_parse_result(plain["result"]),
+        result=_parse_result(plain["result"], limits),
         files=_parse_files(array(plain, "files", where), limits, report),
         metadata=_parse_metadata(plain["metadata"], limits),
         tensors=_parse_entries(array(plain, "tensors", where), limits, report),
@@ -134,10 +134,12 @@ def _parse_base(plain: Any, limits: Limits) -> BaseRef:
     return BaseRef(count, binary(plain, "digest", 32, where), binary(plain, "prints", PRINT_BYTES * count, where))
 
 
-def _parse_result(plain: Any) -> ResultRef:
+def _parse_result(plain: Any, limits: Limits) -> ResultRef:
     where = "MANIFEST result"
     require_keys(plain, ("count", "digest"), (), where)
-    return ResultRef(integer(plain, "count", 0, _MOST, where), binary(plain, "digest", 32, where))
+    count = integer(plain, "count", 0, _MOST, where)
+    limits.require("tensors", count, where)
+    return ResultRef(count, binary(plain, "digest", 32, where))
 
 
 def _parse_files(listed: list[Any], limits: Limits, report: Report) -> tuple[SideFile, ...]:
@@ -215,7 +217,7 @@ def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:
     for index, dim in enumerate(dims):
         integer({"dim": dim}, "dim", 0, _MOST, f"{where} shape[{index}]", "manifest.shape")
     with located(where):
-        limits.require("tensor_bytes", max(tensor_nbytes(dtype, tuple(dims)), *dims, 0), "")
+        limits.require("tensor_bytes", tensor_nbytes(dtype, tuple(dims)), "")
     return TensorIdentity(TensorKind(dtype.name, tuple(dims)), binary(plain, "sha256", 32, where))
 
 
@@ -246,15 +248,15 @@ def _parse_stats(plain: Any, where: str) -> dict[str, int | bytes]:
 
 
 def _check_entry(entry: Entry, has_components: bool, where: str) -> None:
-    """What the keys of one entry must be to each other (manifest.tensor, manifest.alias)."""
+    """What the keys of one entry must be to each other (manifest.tensor, manifest.alias, manifest.components)."""
     if entry.base is None and entry.result is None:
         raise error("manifest.tensor", where, "neither base nor result is there; a change has at least one")
     if entry.base == entry.result:
         raise error("manifest.tensor", where, "base and result are the same; unchanged tensors are not listed")
-    if (entry.result is not None) != (has_components != (entry.alias is not None)):
-        raise error("manifest.tensor", where, "a result has either components or an alias, a removed tensor neither")
-    if entry.result is None and (has_components or entry.alias is not None):
-        raise error("manifest.tensor", where, "a removed tensor has neither components nor an alias")
+    if entry.alias is not None and entry.result is None:
+        raise error("manifest.alias", where, "a removed tensor cannot be an alias")
+    if has_components != (entry.result is not None and entry.alias is None):
+        raise error("manifest.components", where, "components are there exactly where a result is no alias")
 
 
 def _check_whole(manifest: Manifest, report: Report) -> None:
@@ -265,6 +267,10 @@ def _check_whole(manifest: Manifest, report: Report) -> None:
         if target is not None and (target.alias is not None or target.result != entry.result):
             message = f"{entry.alias!r} is itself an alias, is removed, or is another tensor than this one must be"
             report(error("manifest.alias", f"tensor {entry.name!r}", message))
+    bound = sum(entry.base is not None for entry in manifest.tensors)
+    if manifest.base.count < bound:
+        message = f"count is {manifest.base.count}, and {bound} entries have a base"
+        report(error("manifest.value", "MANIFEST base", message))
     added = sum(entry.base is None for entry in manifest.tensors)
     removed = sum(entry.result is None for entry in manifest.tensors)
     if manifest.result.count != manifest.base.count + added - removed:

@@ -20,6 +20,6 @@ def safe_open(path: str | Path, framework: str = "numpy", device: str = "cpu", l
         raise error("usage.argument", "", f"framework {framework!r} is not one of {', '.join(FRAMEWORKS)}")
     if framework == "numpy":
         return Pack(Path(path), limits)
-    from skillpack_format.torch_bridge import TorchPack
+    from skillpack_format.torch_bridge import TorchPack  # noqa: PLC0415 - torch only where it is asked for
 
     return TorchPack(Path(path), limits, device)

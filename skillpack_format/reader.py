@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +14,10 @@ from skillpack_format import manifest as manifest_room
 from skillpack_format import storage as storage_room
 from skillpack_format import wire
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
+from skillpack_format.catalog import codec_named
 from skillpack_format.container import read_header
 from skillpack_format.contents import Content, Contents, load, plan, target_of
-from skillpack_format.digest import sha256, sha256_of
+from skillpack_format.digest import Bytes, sha256, sha256_of
 from skillpack_format.dtypes import Array
 from skillpack_format.encodings._base import Additive, Rewriting
 from skillpack_format.errors import error, located
@@ -55,10 +55,13 @@ class Pack:
             header = read_header(self._read_file, self._file.size, limits)
             self._data_offset = header.data_offset
             self.pack_id: str = sha256(header.manifest).hex()
-            plain = wire.read(header.manifest, limits, "MANIFEST")
-            self.manifest: Manifest = manifest_room.parse(plain, limits, report)
-            storage = storage_room.parse(wire.read(header.storage, limits, "STORAGE"), limits)
-            self.contents: Contents = plan(self.manifest, report)
+            meaning = wire.read(header.manifest, limits, "MANIFEST")
+            place = wire.read(header.storage, limits, "STORAGE")
+            self.manifest: Manifest = manifest_room.parse(meaning, limits, report)
+            self.contents: Contents = plan(self.manifest, limits, report)
+            storage = storage_room.parse(place, limits)
+            for index, segment in enumerate(storage.segments):
+                codec_named(segment.codec, f"STORAGE segment {index}")
             planes = [content.planes for content in self.contents.all]
             self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
         except BaseException:
@@ -119,7 +122,7 @@ class Pack:
         entry = self._entry(name)
         change = self.open_components(name)
         if entry.result is None or entry.alias is not None or change.rewriting is not None:
-            message = f"a tensor that is {change_of(entry)} by replacing bits has no delta of its own; use get_tensor with the base"
+            message = f"{change_of(entry)} by replacing bits, which is no delta; use get_tensor with the base"
             raise error("unsupported.operation", f"tensor {name!r}", message)
         target = target_of(entry.result.kind)
         return delta_of(target.grid, change.additive, bench).reshape(target.shape)
@@ -127,7 +130,7 @@ class Pack:
     def get_tensor(
         self,
         name: str,
-        base: bytes | bytearray | None,
+        base: Bytes | None,
         bench: Bench = NUMPY_BENCH,
         base_sha256: bytes | None = None,
     ) -> Array:
@@ -179,16 +182,12 @@ class Pack:
     def read_content(self, segment: int) -> dict[str, Array]:
         """The parts of one content, proved by its digest."""
         content: Content = self.contents.all[segment]
+        extent = self.extents[segment]
+        before = self.extents[segment - 1].end if segment else 0
         with located(str(self.path)):
-            return load(content, self.extents[segment], self._read_data)
-
-    def padding_faults(self) -> Iterator[int]:
-        """Offsets in DATA of segments before which the padding is not zero (framing.padding)."""
-        end = 0
-        for extent in self.extents:
-            if any(self._read_data(end, extent.offset - end)):
-                yield extent.offset
-            end = extent.offset + extent.length
+            if any(self._read_data(before, extent.offset - before)):
+                raise error("framing.padding", content.where, "the padding before its segment is not zero")
+            return load(content, extent, self._read_data)
 
     def require_unchanged(self) -> None:
         """integrity.source-changed when the file was written to since it was opened."""

@@ -90,8 +90,8 @@ def graftllm(
     return Recipe("graftllm", {"attention": attention, "embedding": pruned, "expert": mlp, "head": pruned, "mlp": mlp})
 
 
-STANDARD: Final = sliced("standard", 2.4, 0.7)
-SMALL: Final = sliced("small", 4.5, 0.5)
+STANDARD: Final = sliced("standard", 2.0, 0.5)
+SMALL: Final = sliced("small", 3.5, 0.4)
 RECIPES: Final[Mapping[str, Recipe]] = {
     "standard": STANDARD,
     "small": SMALL,

@@ -19,30 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skillpack_format import linalg
+from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, SMALLEST_SCALE
 from skillpack_format.errors import error
 
 Matrix = NDArray[np.float64]
 Codes = NDArray[np.int8]
 
 DEAD_ZONE: Final = 0.1
-MAX_SLICES: Final = 64
 MAX_CODE: Final = 127
-MAX_RANK: Final = 1024  # of one slice: MAX_RANK * 128 * 128 = 2^24, the largest exact sum in float32
-SMALLEST_SCALE: Final = 2.0**-100
+MAX_RANK: Final = EXACT_PRODUCT // 128**2  # of one slice: its sums stay exact even with 8-bit codes
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """``scale`` * (u^T v), with u: (r, m), v: (r, n), row k being component k.
-
-    Codes of ``bits_u`` and ``bits_v`` bits: 1, 2, 4 or 8, the fewest that hold them.
-    """
+    """``scale`` * (u^T v), with u: (r, m), v: (r, n), row k being component k."""
 
     scale: np.float32
     u: Codes
     v: Codes
-    bits_u: int
-    bits_v: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +126,9 @@ def _coded(group: _Components, lam: float, cosine: float, dead_zone: float) -> S
     if not SMALLEST_SCALE <= scale < np.inf:
         return None
     codes_u, codes_v = (np.ascontiguousarray(each.T.astype(np.int8)) for each in (u, v))
-    return Slice(scale, codes_u, codes_v, bits_needed(codes_u), bits_needed(codes_v))
+    return Slice(scale, codes_u, codes_v)
 
 
 def _rounded(values: Matrix, dead_zone: float) -> Matrix:
     """Nearest integers, the border between two levels moved ``dead_zone`` away from zero."""
     return np.copysign(np.floor(np.abs(values) + (0.5 - dead_zone)), values)
-
-
-def bits_needed(codes: Codes) -> int:
-    """The fewest of 1, 2, 4 or 8 bits that hold every code; 1 for no code at all."""
-    least, most = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
-    return next(bits for bits in (1, 2, 4, 8) if -(1 << (bits - 1)) <= least and most < 1 << (bits - 1))

@@ -17,6 +17,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 
 ALIGNMENT: Final = 64  # container.md: MANIFEST, STORAGE and every segment end on a multiple of it
 MIN_CHUNK_BYTES: Final = 1 << 12
+MAX_CHUNK_BYTES: Final = 1 << 24
 _RECORD: Final = struct.Struct("<II")  # stored length, CRC-32 of the stored bytes
 
 
@@ -56,15 +57,19 @@ class Extent:
     codec: str
     chunks: tuple[Chunk, ...]
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
 
 def parse(plain: Any, limits: Limits = DEFAULT_LIMITS) -> Storage:
     """The storage document in ``plain``; storage.* or manifest.* says what is wrong."""
     where = "STORAGE"
     require_keys(plain, ("chunk_bytes", "segments"), (), where)
-    chunk_bytes = integer(plain, "chunk_bytes", MIN_CHUNK_BYTES, 1 << 62, where, "storage.chunk-bytes")
-    limits.require("chunk_bytes", chunk_bytes, where)
+    chunk_bytes = integer(plain, "chunk_bytes", MIN_CHUNK_BYTES, MAX_CHUNK_BYTES, where, "storage.chunk-bytes")
     if chunk_bytes & (chunk_bytes - 1):
         raise error("storage.chunk-bytes", where, f"chunk_bytes is {chunk_bytes}, it must be a power of two")
+    limits.require("chunk_bytes", chunk_bytes, where)
     segments = []
     for index, each in enumerate(array(plain, "segments", where)):
         place = f"STORAGE segment {index}"

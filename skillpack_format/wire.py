@@ -16,7 +16,8 @@ from skillpack_format.limits import Limits
 
 Plain = Any  # int | str | bytes | list[Plain] | dict[str, Plain]
 
-_LENGTH_OF: Final = {  # first byte -> (kind, bytes of the length or value that follow, smallest value this form may carry)
+# first byte -> (kind, bytes of the length or value that follow, smallest value this form may carry)
+_LENGTH_OF: Final = {
     0xC4: ("bin", 1, 0),
     0xC5: ("bin", 2, 1 << 8),
     0xC6: ("bin", 4, 1 << 16),

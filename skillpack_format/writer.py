@@ -19,14 +19,13 @@ from skillpack_format.durable import atomic_file, output_errors
 from skillpack_format.manifest import Manifest
 from skillpack_format.storage import Segment, Storage, align
 
-CHUNK_BYTES: Final = 1 << 20
 CODEC: Final = "zstd"
 
 
 class PackWriter:
     """Collects stored contents in their final order; ``seal`` writes the file. A context manager."""
 
-    def __init__(self, path: Path, *, chunk_bytes: int = CHUNK_BYTES, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, *, chunk_bytes: int, overwrite: bool = False) -> None:
         self.path = path
         self._chunk_bytes = chunk_bytes
         self._overwrite = overwrite
@@ -61,5 +60,5 @@ class PackWriter:
             self._waiting.seek(0)
             with atomic_file(self.path, overwrite=self._overwrite) as out:
                 out.write(header)
-                shutil.copyfileobj(self._waiting, out, CHUNK_BYTES)
+                shutil.copyfileobj(self._waiting, out, self._chunk_bytes)
         return len(header) + self._end

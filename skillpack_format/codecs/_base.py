@@ -13,7 +13,7 @@ class Codec(Protocol):
         """The word in the file; equals the module's name."""
 
     def compress(self, chunk: bytes, *, thorough: bool) -> bytes:
-        """The stored bytes, never more than ``len(chunk)``. Not ``thorough``: quick, and near enough to compare codes."""
+        """The stored bytes, at most ``len(chunk)``. Not ``thorough``: quick, and near enough to compare codes."""
 
     def decompress(self, stored: bytes | memoryview, nbytes: int, where: str) -> bytes | memoryview:
         """Exactly ``nbytes`` bytes, or payload.frame. ``nbytes`` was computed from shapes and parameters."""

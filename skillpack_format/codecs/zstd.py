@@ -57,7 +57,7 @@ def _require_profile(head: bytes, nbytes: int, where: str) -> None:
         raise error("payload.frame", where, f"the zstd frame header is malformed: {found}") from None
     if frame.content_size != nbytes:
         raise error("payload.frame", where, f"the zstd frame declares {frame.content_size} bytes, {nbytes} are due")
-    if frame.dict_id or frame.has_checksum or frame.window_size > MAX_WINDOW:
+    if head[4] & 0x0F or frame.window_size > MAX_WINDOW:  # dictionary id, checksum and reserved flags
         raise error("payload.frame", where, "the zstd frame uses a dictionary, a checksum or a window above 2^24")
 
 

@@ -56,8 +56,8 @@ class Blockq:
         require_keys(plain, ("bits", "group", "packing", "scale"), ("zero",), where)
         bits = integer(plain, "bits", 1, 8, where, "manifest.parameter")
         group = integer(plain, "group", 1, 1 << 32, where, "manifest.parameter")
-        packing = one_of(plain, "packing", packing_of.PACKINGS, where)
-        scale = dtype_named(one_of(plain, "scale", SCALE_DTYPES, where), where)
+        packing = one_of(plain, "packing", packing_of.PACKINGS, where, "manifest.parameter")
+        scale = dtype_named(one_of(plain, "scale", SCALE_DTYPES, where, "manifest.parameter"), where)
         zero = integer(plain, "zero", 0, (2 << bits) - 2, where, "manifest.parameter") if "zero" in plain else None
         return Params(bits, group, packing, scale, zero)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
-from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, tensor_nbytes
+from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool, tensor_nbytes
 from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
 from skillpack_format.errors import error
 from skillpack_format.fields import one_of, require_keys, text
@@ -48,7 +48,7 @@ class Dense:
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("dtype", "mode"), (), where)
         dtype = dtype_named(text(plain, "dtype", where), where)
-        mode = one_of(plain, "mode", MODES, where)
+        mode = one_of(plain, "mode", MODES, where, "manifest.parameter")
         if mode == "replace" and dtype != target.dtype:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
         if mode == "add" and not dtype.is_arithmetic:
@@ -64,6 +64,7 @@ class Dense:
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         if params.mode == "replace":
+            require_bool(parts["values"], params.dtype, where)
             return Replacing(parts["values"])
         values = bits_to_float32(parts["values"], params.dtype)
         require_finite(values, where, "the added values")

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skillpack_format import bits as packing_of
-from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_finite, require_scales
+from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
 from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
-from skillpack_format.limits import DEFAULT_LIMITS
 
 SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 CODES: Final = ("BF16", "F16", "F32", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8")
@@ -74,18 +73,15 @@ class Factors:
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("bands", "group", "packing", "scale"), (), where)
         listed = array(plain, "bands", where)
-        DEFAULT_LIMITS.require("slices", len(listed), where)
-        if not listed:
-            raise error("manifest.parameter", where, "a component of factors has at least one band")
+        if not 1 <= len(listed) <= MAX_SLICES:
+            raise error("manifest.parameter", where, f"{len(listed)} bands, there must be 1 to {MAX_SLICES}")
         grid = target.grid
         bands = tuple(_parse_band(each, grid, f"{where} band {k}") for k, each in enumerate(listed))
-        if sum(band.rank for band in bands) > max(1, min(grid.rows, grid.cols)):
-            raise error(
-                "manifest.parameter", where, f"the bands' ranks add up to more than min({grid.rows}, {grid.cols})"
-            )
         group = integer(plain, "group", 1, 1 << 32, where, "manifest.parameter")
-        packing = one_of(plain, "packing", packing_of.PACKINGS, where)
-        return Params(bands, group, packing, dtype_named(one_of(plain, "scale", SCALE_DTYPES, where), where))
+        packing = one_of(plain, "packing", packing_of.PACKINGS, where, "manifest.parameter")
+        return Params(
+            bands, group, packing, dtype_named(one_of(plain, "scale", SCALE_DTYPES, where, "manifest.parameter"), where)
+        )
 
     def adds(self, params: Params) -> bool:
         return True
@@ -114,7 +110,7 @@ class Factors:
 def _parse_band(plain: Any, grid: Grid, where: str) -> BandParams:
     require_keys(plain, ("code", "rank"), (), where)
     code = one_of(plain, "code", CODES, where, "manifest.parameter")
-    return BandParams(code, integer(plain, "rank", 1, max(1, min(grid.rows, grid.cols)), where, "manifest.parameter"))
+    return BandParams(code, integer(plain, "rank", 1, min(grid.rows, grid.cols), where, "manifest.parameter"))
 
 
 def _open_band(k: int, band: BandParams, params: Params, grid: Grid, parts: Parts, where: str) -> OpenBand:
@@ -138,12 +134,14 @@ def _open_factor(
     scales = bits_to_float32(parts[f"{name}_scales{k}"], params.scale)
     require_scales(scales, where)
     levels = 2.0 * codes.reshape(shape) - ((1 << band.bits) - 1)  # exact: small integers
-    return levels * spread(scales.reshape(grid.stack, band.rank, -1).astype(np.float64), params.group, dim)
+    steps = spread(scales.reshape(grid.stack, band.rank, -1).astype(np.float64), params.group, dim)
+    product: NDArray[np.float64] = levels * steps
+    return product
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What an encoder hands over: float32 ``s`` (r,), ``u`` (r, rows), ``v`` (r, cols) and the code to write them in."""
+    """What an encoder hands over: float32 ``s`` (r,), ``u`` (r, rows), ``v`` (r, cols), and their code."""
 
     code: str
     s: NDArray[np.float32]

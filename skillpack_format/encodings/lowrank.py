@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skillpack_format import bits as packing_of
-from skillpack_format.arithmetic import EXACT_PRODUCT, Bench, Block, DeviceArray, Grid, require_scales
+from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
 from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
-from skillpack_format.limits import DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,12 @@ class Lowrank:
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("packing", "slices"), (), where)
-        packing = one_of(plain, "packing", packing_of.PACKINGS, where)
+        packing = one_of(plain, "packing", packing_of.PACKINGS, where, "manifest.parameter")
         listed = array(plain, "slices", where)
-        DEFAULT_LIMITS.require("slices", len(listed), where)
-        if not listed:
-            raise error("manifest.parameter", where, "a low-rank component has at least one slice")
-        return Params(packing, tuple(_parse_slice(each, f"{where} slice {k}") for k, each in enumerate(listed)))
+        if not 1 <= len(listed) <= MAX_SLICES:
+            raise error("manifest.parameter", where, f"{len(listed)} slices, there must be 1 to {MAX_SLICES}")
+        grid = target.grid
+        return Params(packing, tuple(_parse_slice(each, grid, f"{where} slice {k}") for k, each in enumerate(listed)))
 
     def adds(self, params: Params) -> bool:
         return True
@@ -86,11 +85,11 @@ class Lowrank:
         return Adding(tuple(_open_slice(k, each, params, grid, parts, where) for k, each in enumerate(params.slices)))
 
 
-def _parse_slice(plain: Any, where: str) -> SliceParams:
+def _parse_slice(plain: Any, grid: Grid, where: str) -> SliceParams:
     require_keys(plain, ("bits_u", "bits_v", "rank"), (), where)
     bits_u = integer(plain, "bits_u", 1, 8, where, "manifest.parameter")
     bits_v = integer(plain, "bits_v", 1, 8, where, "manifest.parameter")
-    largest = EXACT_PRODUCT >> (bits_u + bits_v - 2)
+    largest = min(EXACT_PRODUCT >> (bits_u + bits_v - 2), grid.rows, grid.cols)
     return SliceParams(bits_u, bits_v, integer(plain, "rank", 1, largest, where, "manifest.parameter"))
 
 
@@ -106,7 +105,7 @@ def _open_slice(k: int, params: SliceParams, whole: Params, grid: Grid, parts: P
 
 
 class IntegerSlice(Protocol):
-    """What an encoder hands over: ``scales`` (stack,) float32, ``u`` (stack, r, rows) and ``v`` (stack, r, cols) int8."""
+    """What an encoder hands over: float32 ``scales`` (stack,), int8 ``u`` (stack, r, rows), ``v`` (stack, r, cols)."""
 
     @property
     def scales(self) -> NDArray[np.float32]: ...
@@ -121,18 +120,13 @@ def packed(slices: Sequence[IntegerSlice], packing: str) -> Encoded:
     listed: list[dict[str, int]] = []
     parts: dict[str, NDArray[Any]] = {}
     for k, each in enumerate(slices):
-        bits = {name: _bits_needed(codes) for name, codes in (("u", each.u), ("v", each.v))}
+        bits = {name: packing_of.bits_needed(codes) for name, codes in (("u", each.u), ("v", each.v))}
         parts[f"scales{k}"] = np.ascontiguousarray(each.scales, "<f4").view("<u4")
         for name, codes in (("u", each.u), ("v", each.v)):
             offset = codes.view(np.uint8) + np.uint8(1 << (bits[name] - 1))  # wraps back above zero
             parts[f"{name}{k}"] = packing_of.pack(offset, bits[name], packing)
         listed.append({"bits_u": bits["u"], "bits_v": bits["v"], "rank": int(each.u.shape[1])})
     return Encoded("lowrank", {"packing": packing, "slices": listed}, parts)
-
-
-def _bits_needed(codes: NDArray[np.int8]) -> int:
-    least, most = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
-    return next(bits for bits in (1, 2, 4, 8) if -(1 << (bits - 1)) <= least and most < 1 << (bits - 1))
 
 
 ENCODING: Final[Encoding] = Lowrank()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
-from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named
+from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool
 from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys, text
@@ -73,14 +73,14 @@ class Sparse:
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("count", "dtype", "gaps", "index", "mode"), (), where)
         dtype = dtype_named(text(plain, "dtype", where), where)
-        mode = one_of(plain, "mode", MODES, where)
+        mode = one_of(plain, "mode", MODES, where, "manifest.parameter")
         if mode == "replace" and dtype != target.dtype:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
         if mode == "add" and not dtype.is_arithmetic:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot be added; F32, F16 and BF16 can")
         if not dtype.itemsize:
             raise error("manifest.parameter", where, f"dtype {dtype.name} has no whole-byte elements to address")
-        index = one_of(plain, "index", INDEXES, where)
+        index = one_of(plain, "index", INDEXES, where, "manifest.parameter")
         count = integer(plain, "count", 0, target.numel, where, "manifest.parameter")
         escapes = 0 if index == "bitmap" else target.numel // _escape(index)
         least, most = (0, 0) if index == "bitmap" else (count, count + escapes)
@@ -100,6 +100,7 @@ class Sparse:
         read = _from_bitmap if params.index == "bitmap" else _from_gaps
         positions = read(parts["index"], params, target.numel, where)
         if params.mode == "replace":
+            require_bool(parts["values"], params.dtype, where)
             return Replacing(positions, parts["values"])
         values = bits_to_float32(parts["values"], params.dtype)
         require_finite(values, where, "the added values")

@@ -23,11 +23,11 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Rewriter:
-    differences: Array  # (numel,) zigzag codes
+    diff: Array  # (numel,) zigzag codes
     dtype: DType
 
     def rewrite(self, bits: Array, block: Block) -> Array:
-        zigzag = self.differences[block.items]
+        zigzag = self.diff[block.items]
         one = zigzag.dtype.type(1)
         signed = (zigzag >> one) ^ (zigzag.dtype.type(0) - (zigzag & one))
         return _bits_of(_order_of(bits, self.dtype) + signed, self.dtype)
@@ -48,10 +48,10 @@ class Ulp:
         return False
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
-        return (PartSpec("differences", target.dtype.itemsize, target.numel),)
+        return (PartSpec("diff", target.dtype.itemsize, target.numel),)
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
-        return Rewriter(parts["differences"], target.dtype)
+        return Rewriter(parts["diff"], target.dtype)
 
 
 def difference(start: Array, result: Array, dtype: DType) -> Encoded:
@@ -59,7 +59,7 @@ def difference(start: Array, result: Array, dtype: DType) -> Encoded:
     signed = _order_of(result, dtype) - _order_of(start, dtype)  # modulo 2^width
     one = signed.dtype.type(1)
     sign = signed.dtype.type(0) - (signed >> signed.dtype.type(dtype.bits - 1))
-    return Encoded("ulp", {}, {"differences": (signed << one) ^ sign})
+    return Encoded("ulp", {}, {"diff": (signed << one) ^ sign})
 
 
 def _order_of(bits: Array, dtype: DType) -> Array:
@@ -67,7 +67,8 @@ def _order_of(bits: Array, dtype: DType) -> Array:
     top = bits.dtype.type(1 << (dtype.bits - 1))
     if dtype.kind == "float":
         negative = bits.dtype.type(0) - (bits >> bits.dtype.type(dtype.bits - 1))  # all ones where the sign is set
-        return bits ^ (negative | top)
+        ordered: Array = bits ^ (negative | top)
+        return ordered
     return bits ^ top if dtype.kind == "int" else bits
 
 
@@ -78,7 +79,8 @@ def _bits_of(order: Array, dtype: DType) -> Array:
         negative = (order >> order.dtype.type(dtype.bits - 1)) - order.dtype.type(
             1
         )  # all ones where the top bit is clear
-        return order ^ (negative | top)
+        bits: Array = order ^ (negative | top)
+        return bits
     return order ^ top if dtype.kind == "int" else order
 
 

@@ -7,7 +7,7 @@ when the base as a whole was the right one. No model class is loaded; memory is 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
-from skillpack_format.digest import TensorKind, sha256
+from skillpack_format.digest import Bytes, TensorKind, sha256
+from skillpack_format.dtypes import bits_to_float64, dtype_named, float32_to_bits
 from skillpack_format.durable import (
     atomic_folder,
     atomic_path,
@@ -26,18 +27,15 @@ from skillpack_format.durable import (
     require_not_input,
     require_space,
 )
-from skillpack_format.dtypes import bits_to_float64, dtype_named, float32_to_bits
 from skillpack_format.errors import BaseMismatchError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.listing import content_fault, is_expected, kind_fault, listing_of
+from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.stores.shards import ShardWriter, write_index
-
-Bytes = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +92,7 @@ def apply(
     A base folder gives a folder, with the base's shard names and whatever else it holds; a single file gives a file.
 
     Raises:
-        BaseMismatchError: ``base`` is not the one the first pack was made for, or a pack does not follow the one before.
+        BaseMismatchError: ``base`` is not what the first pack was made for, or a pack does not follow the one before.
         FormatError: a pack is malformed or does not make what it promises. OutputError: ``out`` cannot be written.
     """
     require_absent(out, overwrite=options.overwrite)
@@ -164,6 +162,7 @@ class _Chain:
         """Every tensor of the result, ascending by name."""
         specs = dict(self.checkpoint.specs)
         for pack in self.packs:
+            _require_alias_targets(pack, specs)
             for entry in pack.manifest.tensors:
                 if entry.result is None:
                     specs.pop(entry.name, None)
@@ -220,15 +219,10 @@ class _Chain:
             return self._after(name, level - 1)
         if entry.alias is not None:
             data = self._after(entry.alias, level)
-            is_same = entry.result is not None and sha256(data) == entry.result.sha256
-            if self.options.scale == 1.0 and not is_same:
-                raise error(
-                    "integrity.result",
-                    f"tensor {name!r}",
-                    f"it is to be the same as {entry.alias!r}, and that is another",
-                )
+            if entry.alias not in pack.entries and entry.result and sha256(data) != entry.result.sha256:
+                raise error("manifest.alias", f"tensor {name!r}", f"it is to be {entry.alias!r}, which has other bytes")
             return data
-        base = None if entry.base is None else bytes(self._after(name, level - 1))
+        base = None if entry.base is None else self._after(name, level - 1)
         digest = self._digests.get(name) if level == 1 else None
         made = pack.get_tensor(name, base, self.options.bench, digest if entry.base else None)
         if self.options.scale != 1.0 and base is not None and entry.base is not None and entry.result is not None:
@@ -237,8 +231,6 @@ class _Chain:
 
     def _base(self, name: str) -> Bytes:
         """A base tensor, hashed; base.content when it is not the one the first pack was made for."""
-        if name not in self._index:
-            raise error("manifest.alias", f"tensor {name!r}", "an alias names it, and neither base nor pack has it")
         data = self.checkpoint.read(name)
         digest = sha256(data)
         if not is_expected(self.packs[0].manifest, name, self._index[name], digest):
@@ -252,10 +244,23 @@ class _Chain:
         fault = content_fault(self.packs[0].manifest, listing)
         if fault is not None:
             raise fault
+        for pack in self.packs:
+            listing = result_of(pack.manifest, listing)
 
 
-def _scaled(base: bytes, made: Any, before: TensorKind, after: TensorKind, scale: float, name: str) -> Any:
-    """base + scale * (made - base) in float64, rounded to float32 and then to the dtype; other kinds are taken whole."""
+def _require_alias_targets(pack: Pack, specs: Mapping[str, TensorSpec]) -> None:
+    """An alias of a tensor that the pack leaves alone: the base must have it, of the same kind (manifest.alias)."""
+    for entry in pack.manifest.tensors:
+        if entry.alias is None or entry.result is None or entry.alias in pack.entries:
+            continue
+        target = specs.get(entry.alias)
+        if target is None or kind_of(target) != entry.result.kind:
+            message = f"it is to be {entry.alias!r}, which the base does not have as {entry.result.kind}"
+            raise error("manifest.alias", f"tensor {entry.name!r}", message)
+
+
+def _scaled(base: Bytes, made: Any, before: TensorKind, after: TensorKind, scale: float, name: str) -> Any:
+    """base + scale * (made - base) in float64, rounded to float32, then to the dtype; other kinds are taken whole."""
     dtype = dtype_named(after.dtype)
     if before != after or not dtype.is_arithmetic:
         return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,24 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from skillpack_format import encoders
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
-from skillpack_format.catalog import encoding_named
 from skillpack_format.classes import Rule, class_of, module_of
-from skillpack_format.contents import StoredContent, is_compatible, store, store_encoded, target_of
-from skillpack_format.digest import TensorIdentity, checkpoint_digest, sha256, sha256_of
+from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
+from skillpack_format.contents import store
+from skillpack_format.digest import TensorIdentity, checkpoint_digest, sha256
+from skillpack_format.dtypes import numel
 from skillpack_format.durable import require_absent, require_not_input
-from skillpack_format.dtypes import Array, bits_to_float64, dtype_named, numel
-from skillpack_format.encodings._base import Encoded
-from skillpack_format.encoders import Pair
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
-from skillpack_format.making import Change, make, start_of
-from skillpack_format.manifest import Component, Entry, Manifest, ResultRef, SideFile
+from skillpack_format.manifest import Entry, Manifest, ResultRef, SideFile
 from skillpack_format.names import SIDE_FILES
 from skillpack_format.progress import Progress, in_order, silent
-from skillpack_format.recipes import LOSSLESS, Bands, Lossless, Prune, Recipe, Slices, Treatment
+from skillpack_format.reader import change_of
+from skillpack_format.recipes import LOSSLESS, Lossless, Recipe, Treatment
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
-from skillpack_format.writer import CHUNK_BYTES, CODEC, PackWriter
+from skillpack_format.writer import CODEC, PackWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +54,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """One changed tensor: what was chosen, what it costs, what it keeps. ``error`` is ||D'-D||^2 / ||D||^2."""
+    """One tensor that differs: what was chosen, what it costs, what it keeps. ``error`` is ||D'-D||^2 / ||D||^2."""
 
     name: str
     tensor_class: str
-    change: str
+    change: str  # changed, added, removed, alias, or unchanged where a lossy code kept nothing
     encodings: tuple[str, ...]
     elements: int
     nbytes: int
@@ -107,15 +104,6 @@ class ConversionReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Coded:
-    """An entry and its stored contents, ready for the writer."""
-
-    entry: Entry
-    contents: tuple[StoredContent, ...]
-    report: TensorReport
-
-
 def convert(
     base: Path, tuned: Path, pack: Path, options: Options = Options(), progress: Progress = silent
 ) -> ConversionReport:
@@ -135,10 +123,10 @@ def convert(
         old = listing_of(before, {}, options.threads, progress, "reading base")
         new = listing_of(after, {}, options.threads, progress, "reading tuned")
         if not old.keys() & new.keys():
-            message = f"no tensor name is common to base ({len(old)} tensors) and tuned ({len(new)}); are these two of one model?"
+            message = f"no tensor name is common to base ({len(old)} tensors) and tuned ({len(new)}): not one model"
             raise error("convert.unrelated", str(tuned), message)
         files, warnings = _side_files(before, after, options)
-        with PackWriter(pack, overwrite=options.overwrite) as writer:
+        with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite) as writer:
             coded = _code_all(before, after, old, new, options, writer, progress)
             for _, data in files:
                 writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
@@ -154,7 +142,7 @@ def convert(
             base_bytes=sum(spec.nbytes for spec in before.specs.values()),
             tuned_bytes=sum(spec.nbytes for spec in after.specs.values()),
             base_tensors=len(old),
-            tensors=tuple(each.report for each in coded),
+            tensors=tuple(_report(each) for each in coded),
             side_files=tuple(each.name for each, _ in files),
             warnings=tuple(warnings),
         )
@@ -168,21 +156,21 @@ def _code_all(
     options: Options,
     writer: PackWriter,
     progress: Progress,
-) -> list[_Coded]:
+) -> list[Coded]:
     """Code every tensor that differs, in the order of names, and hand its contents to the writer."""
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     aliases = _aliases(names, old, new, options)
     total = sum(after.specs[name].nbytes for name in names if name in after.specs)
     done = 0
-    coded: list[_Coded] = []
+    coded: list[Coded] = []
 
-    def work(name: str) -> _Coded:
+    def work(name: str) -> Coded:
         return _code(name, before, after, old.get(name), new.get(name), aliases.get(name), options)
 
     for name, each in in_order(work, names, options.threads):
         for content in each.contents:
             writer.add(content)
-        coded.append(_Coded(each.entry, (), each.report))  # the contents are on disk now
+        coded.append(replace(each, contents=tuple(replace(content, chunks=()) for content in each.contents)))
         done += after.specs[name].nbytes if name in after.specs else 0
         progress("coding", done, total)
     return _resolve_aliases(coded)
@@ -227,132 +215,43 @@ def _code(
     new: TensorIdentity | None,
     alias: str | None,
     options: Options,
-) -> _Coded:
-    """Code one tensor. ``result`` of an alias is filled in once its tensor is made."""
-    tensor_class, module = class_of(name, options.rules), module_of(name)
+) -> Coded:
+    """Read and code one tensor. ``result`` of an alias is filled in once its tensor is made."""
+    tensor_class = class_of(name, options.rules)
     if new is None or alias is not None:
-        change = "removed" if new is None else "alias"
-        entry = Entry(name=name, tensor_class=tensor_class, module=module, base=old, result=new, alias=alias)
-        elements = 0 if new is None else numel(new.kind.shape)
-        return _Coded(entry, (), TensorReport(name, tensor_class, change, (), elements, 0, None))
-    raw = before.read(name) if old else None
-    start = start_of(raw, old.kind if old else None, new.kind)
-    wanted = np.frombuffer(after.read(name), target_of(new.kind).dtype.bit_pattern)
-    if sha256_of(wanted) != new.sha256:
+        module = module_of(name)
+        return Coded(
+            Entry(name=name, tensor_class=tensor_class, module=module, base=old, result=new, alias=alias), (), None
+        )
+    tuned = after.read(name)
+    if sha256(tuned) != new.sha256:
         raise error("integrity.source-changed", f"tensor {name!r}", "it was written to while it was being read")
-    compatible = old is not None and is_compatible(old.kind, new.kind)
-    old_items = min(numel(old.kind.shape), numel(new.kind.shape)) if old and compatible else 0
-    pair = Pair(name, new.kind, start, wanted, old_items)
-    encoded, contents = _cheapest(pair, _treatment(name, options), options)
-    made = _made(pair, encoded, options)
-    stats = _stats(pair, made)
-    result = TensorIdentity(new.kind, sha256_of(made))
-    if result == old:  # a lossy code that kept nothing: the tensor stays as it is and costs nothing
-        contents, encoded = (), []
-    components = tuple(Component(e.encoding, e.params, c.sha256) for e, c in zip(encoded, contents, strict=True))
-    entry = Entry(
+    job = Job(
         name=name,
         tensor_class=tensor_class,
-        module=module,
-        base=old,
-        result=result,
-        components=components,
-        stats=stats.plain,
+        old=old,
+        base=before.read(name) if old else None,
+        new=new,
+        tuned=tuned,
+        treatment=_treatment(name, options),
+        codec=options.codec,
+        bench=options.bench,
     )
-    nbytes = sum(content.nbytes for content in contents)
-    change = "unchanged" if result == old else "changed" if old else "added"
-    encodings = tuple(each.encoding for each in encoded)
-    return _Coded(entry, contents, TensorReport(name, tensor_class, change, encodings, made.size, nbytes, stats.error))
+    return code(job)
 
 
-def _cheapest(pair: Pair, treatment: Treatment, options: Options) -> tuple[list[Encoded], tuple[StoredContent, ...]]:
-    """The treatment's code, or an exact one where that takes no more bytes."""
-    candidates = [[exact] for exact in encoders.lossless(pair)]
-    if encoders.is_lossy_possible(pair):
-        if isinstance(treatment, Slices):
-            candidates.append(encoders.sliced(pair, treatment))
-        elif isinstance(treatment, Prune):
-            candidates.append(encoders.pruned(pair, treatment))
-        elif isinstance(treatment, Bands):
-            candidates.append(encoders.banded(pair, treatment))
-    if len(candidates) == 1:
-        return candidates[0], _stored(pair, candidates[0], options, thorough=True)
-    quick = [sum(c.nbytes for c in _stored(pair, each, options, thorough=False)) for each in candidates]
-    chosen = candidates[quick.index(min(quick))]
-    return chosen, _stored(pair, chosen, options, thorough=True)
-
-
-def _stored(pair: Pair, encoded: Sequence[Encoded], options: Options, *, thorough: bool) -> tuple[StoredContent, ...]:
-    target = target_of(pair.kind)
-    return tuple(store_encoded(each, target, options.codec, CHUNK_BYTES, thorough=thorough) for each in encoded)
-
-
-def _made(pair: Pair, encoded: Sequence[Encoded], options: Options) -> Array:
-    """What a reader will make of the components."""
-    target = target_of(pair.kind)
-    additive: list[Any] = []
-    rewriting: Any = None
-    for each in encoded:
-        encoding = encoding_named(each.encoding, "")
-        params = encoding.parse(each.params, target, f"tensor {pair.name!r}")
-        parts = {
-            spec.name: each.parts[spec.name].reshape(-1).view(np.uint8).view(spec.item)
-            for spec in encoding.parts(params, target)
-        }
-        opened = encoding.open(params, target, parts, f"tensor {pair.name!r}")
-        if encoding.adds(params):
-            additive.append(opened)
-        else:
-            rewriting = opened
-    return make(pair.start, pair.kind, Change(additive, rewriting), options.bench, f"tensor {pair.name!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stats:
-    plain: dict[str, int | bytes]
-    error: float | None
-
-
-def _stats(pair: Pair, made: Array) -> _Stats:
-    """Figures for reports (manifest.md, "stats"): how far the tensor moved and how much of that is kept."""
-    changed = int(np.count_nonzero(made != pair.converted))
-    dtype = dtype_named(pair.kind.dtype)
-    if not (dtype.is_arithmetic and pair.start.dtype.is_arithmetic):
-        return _Stats({"changed": changed}, None)
-    start = bits_to_float64(pair.start.bits, pair.start.dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
-        delta = bits_to_float64(pair.wanted, dtype) - start
-        kept = bits_to_float64(made, dtype) - start
-        energy = float(np.sum(delta * delta))
-        lost = float(np.sum((kept - delta) ** 2))
-        along = float(np.sum(kept * delta))
-    if not np.isfinite([energy, lost, along]).all() or energy == 0:
-        return _Stats({"changed": changed}, None)
-    figures = {"error": lost / energy, "norm": energy**0.5, "projection": along / energy}
-    return _Stats({"changed": changed, **{k: np.float32(v).tobytes() for k, v in figures.items()}}, lost / energy)
-
-
-def _resolve_aliases(coded: Sequence[_Coded]) -> list[_Coded]:
+def _resolve_aliases(coded: Sequence[Coded]) -> list[Coded]:
     """Give every alias of a coded tensor the identity of what is really made of it."""
     made = {each.entry.name: each.entry.result for each in coded if each.entry.alias is None}
     resolved = []
     for each in coded:
-        entry = each.entry
-        if entry.alias is not None and made.get(entry.alias) is not None:
-            entry = Entry(
-                name=entry.name,
-                tensor_class=entry.tensor_class,
-                module=entry.module,
-                base=entry.base,
-                result=made[entry.alias],
-                alias=entry.alias,
-            )
-        resolved.append(_Coded(entry, (), each.report))
+        target = made.get(each.entry.alias or "")
+        resolved.append(replace(each, entry=replace(each.entry, result=target)) if target else each)
     return resolved
 
 
 def _manifest(
-    old: Listing, coded: Sequence[_Coded], files: Sequence[tuple[SideFile, bytes]], options: Options
+    old: Listing, coded: Sequence[Coded], files: Sequence[tuple[SideFile, bytes]], options: Options
 ) -> Manifest:
     """MANIFEST for what was coded; what came out unchanged is not listed."""
     entries = tuple(each.entry for each in coded if each.entry.base != each.entry.result)
@@ -368,6 +267,19 @@ def _manifest(
         tensors=entries,
         files=tuple(each for each, _ in files),
         metadata=options.metadata,
+    )
+
+
+def _report(coded: Coded) -> TensorReport:
+    entry = coded.entry
+    return TensorReport(
+        name=entry.name,
+        tensor_class=entry.tensor_class,
+        change="unchanged" if entry.result == entry.base else change_of(entry),
+        encodings=tuple(component.encoding for component in entry.components),
+        elements=numel(entry.result.kind.shape) if entry.result else 0,
+        nbytes=coded.nbytes,
+        error=coded.error,
     )
 
 

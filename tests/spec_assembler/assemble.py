@@ -274,7 +274,9 @@ def add_lowrank(work: Work, c: Component) -> None:
         scales = items(c.part(f"scales{s}").data, 4)
         for k in range(len(work.bits)):
             e, i, j = k // (rows * cols), k // cols % rows, k % cols
-            dot = sum((u[(e * rank + r) * rows + i] - half_u) * (v[(e * rank + r) * cols + j] - half_v) for r in range(rank))
+            dot = sum(
+                (u[(e * rank + r) * rows + i] - half_u) * (v[(e * rank + r) * cols + j] - half_v) for r in range(rank)
+            )
             work.add(k, dot * value_of(scales[e], "F32"))
 
 
@@ -444,7 +446,9 @@ def wire_lines(value: Any, label: str, depth: int) -> list[Line]:
 
 
 def checkpoint_digest(tensors: dict[str, Tensor]) -> bytes:
-    listing = [[n, tensors[n].dtype, tensors[n].shape, hashlib.sha256(tensors[n].data).digest()] for n in sorted(tensors)]
+    listing = [
+        [n, tensors[n].dtype, tensors[n].shape, hashlib.sha256(tensors[n].data).digest()] for n in sorted(tensors)
+    ]
     return hashlib.sha256(wire(listing)).digest()
 
 
@@ -780,7 +784,12 @@ def examples() -> list[Example]:
     )
     factors = component(
         "factors",
-        {"bands": [{"code": "F16", "rank": 1}, {"code": "Q2", "rank": 1}], "group": 2, "packing": "lanes", "scale": "BF16"},
+        {
+            "bands": [{"code": "F16", "rank": 1}, {"code": "Q2", "rank": 1}],
+            "group": 2,
+            "packing": "lanes",
+            "scale": "BF16",
+        },
         ("s0", 4, bits_of("F32", q(3, 2))),
         ("u0", 2, bits_of("F16", q(1, 2), q(-1, 4))),
         ("v0", 2, bits_of("F16", 1, q(1, 8), -2)),

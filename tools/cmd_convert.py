@@ -1,0 +1,192 @@
+"""``skillpack convert``: two checkpoints to a pack."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from skillpack_format import ConversionReport, ConvertOptions, convert
+from skillpack_format.classes import user_rule
+from skillpack_format.ops.conversion import TensorReport
+from skillpack_format.recipes import RECIPES, Recipe, Slices, graftllm, sliced
+
+from . import options, render
+
+DEFAULT_RECIPE: Final = "standard"
+WORST: Final = 5  # tensors shown by error
+
+
+@click.command("convert")
+@click.option("--base", type=options.PATH, required=True, help="The checkpoint that users have.")
+@click.option("--tuned", type=options.PATH, required=True, help="The checkpoint that the pack shall make of it.")
+@click.option("-o", "--output", type=options.PATH, required=True, help="The pack to write.")
+@click.option("--lossless", is_flag=True, help="Short for --recipe lossless: the result is TUNED, bit by bit.")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), help=f"How to code it.  [default: {DEFAULT_RECIPE}]")
+@click.option("--step", type=float, help="standard, small: rounding step; more is smaller and worse.")
+@click.option("--cosine", type=float, help="standard, small: components less like their original are dropped.")
+@click.option("--keep", type=float, help="graftllm: share of an embedding's elements that is kept.")
+@click.option("--rank", type=float, help="graftllm: rank of attention as a share of the smaller dimension.")
+@click.option("--energy", type=float, help="graftllm: share of an MLP's squared singular values that is kept.")
+@click.option(
+    "--bits",
+    callback=options.schedule,
+    metavar="BITS:SHARE,...",
+    help="graftllm: bits by share of the rank, as 8:0.02,4:0.18,2:0.8.",
+)
+@click.option("--group", type=click.IntRange(min=1), help="graftllm: codes that share a scale.")
+@click.option("--class", "classes", multiple=True, metavar="PATTERN=CLASS", help="Class of tensors whose name matches.")
+@click.option("--exact", multiple=True, metavar="GLOB", help="Tensors to code exactly, whatever the recipe.")
+@click.option(
+    "--meta", multiple=True, callback=options.key_values, metavar="KEY=VALUE", help="A line of the pack's metadata."
+)
+@options.no_side_files
+@options.threads
+@options.device
+@options.force
+@options.as_json
+@options.quiet
+def command(
+    base: Path,
+    tuned: Path,
+    output: Path,
+    lossless: bool,
+    recipe: str | None,
+    step: float | None,
+    cosine: float | None,
+    keep: float | None,
+    rank: float | None,
+    energy: float | None,
+    bits: tuple[tuple[int, float], ...] | None,
+    group: int | None,
+    classes: tuple[str, ...],
+    exact: tuple[str, ...],
+    meta: dict[str, str],
+    no_side_files: bool,
+    threads: int,
+    device: str,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write the pack that turns BASE into TUNED.
+
+    Both are folders or .safetensors files. The default recipe keeps what a fine-tune does in a few percent of its
+    size; with --lossless the result is TUNED itself. Either way apply gives the same bits on every machine.
+    """
+    if lossless and recipe not in (None, "lossless"):
+        raise click.UsageError(f"--lossless and --recipe {recipe} exclude each other")
+    chosen = _recipe(
+        "lossless" if lossless else recipe or DEFAULT_RECIPE,
+        {"step": step, "cosine": cosine},
+        {"keep": keep, "rank": rank, "energy": energy, "schedule": bits, "group": group},
+    )
+    settings = ConvertOptions(
+        recipe=chosen,
+        rules=[user_rule(text) for text in classes],
+        exact=exact,
+        metadata=meta,
+        side_files=not no_side_files,
+        threads=threads,
+        overwrite=force,
+        **options.bench(device),
+    )
+    with render.progress_bar(hidden=quiet or as_json) as progress:
+        report = convert(base, tuned, output, settings, progress)
+    if as_json:
+        render.show_json(render.result("convert", report.to_plain()))
+        return
+    for warning in (*report.warnings, *_losses(report)):
+        render.show_warning(warning)
+    if quiet:
+        render.show_path(output)
+        return
+    _show(report)
+    render.show_hint(f"skillpack apply {shlex.quote(str(base))} {shlex.quote(str(output))}")
+
+
+def _recipe(name: str, slices: Mapping[str, Any], bands: Mapping[str, Any]) -> Recipe:
+    """The recipe ``name``, with those of its parameters that were given."""
+    known = RECIPES[name]
+    slices = {key: value for key, value in slices.items() if value is not None}
+    bands = {key: value for key, value in bands.items() if value is not None}
+    treatment = known.treatment("mlp")
+    if slices and not isinstance(treatment, Slices):
+        raise click.UsageError(f"--{next(iter(slices))} goes with --recipe standard or small, not {name}")
+    if bands and name != "graftllm":
+        option = {"schedule": "bits"}.get(key := next(iter(bands)), key)
+        raise click.UsageError(f"--{option} goes with --recipe graftllm, not {name}")
+    if bands:
+        return graftllm(**bands)
+    if slices and isinstance(treatment, Slices):
+        return sliced("custom", **{"step": treatment.step, "cosine": treatment.cosine, **slices})
+    return known
+
+
+def _losses(report: ConversionReport) -> list[str]:
+    """A recipe can find nothing worth its bytes, which looks like success and may not be what was wanted."""
+    lost = sum(each.change == "unchanged" for each in report.tensors)
+    return [f"{lost} tensors differ and keep nothing of their change, so they stay as in the base"] if lost else []
+
+
+def _show(report: ConversionReport) -> None:
+    page = render.Page()
+    tuned = render.share(report.pack_bytes, report.tuned_bytes)
+    page.fields(
+        {
+            "pack": str(report.pack),
+            "pack id": report.pack_id,
+            "recipe": report.recipe,
+            "size": f"{render.size(report.pack_bytes)}, {tuned} of tuned",
+            "base": f"{render.size(report.base_bytes)} ({report.base_tensors} tensors)",
+            "tuned": f"{render.size(report.tuned_bytes)} ({len(report.tensors)} tensors differ)",
+            "side files": ", ".join(report.side_files) or "none",
+        }
+    )
+    if not report.tensors:
+        page.line("no tensor differs: the pack makes the base again")
+    _classes(page, report)
+    _worst(page, report)
+    page.show()
+
+
+def _classes(page: render.Page, report: ConversionReport) -> None:
+    stored = sum(each.nbytes for each in report.tensors)
+    classes: dict[str, list[TensorReport]] = {}
+    for each in report.tensors:
+        classes.setdefault(each.tensor_class, []).append(each)
+    costs = {name: sum(each.nbytes for each in members) for name, members in classes.items()}
+    rows = []
+    for name, nbytes in sorted(costs.items(), key=lambda item: (-item[1], item[0])):
+        elements = sum(each.elements for each in classes[name])
+        rows.append(
+            [
+                name,
+                str(len(classes[name])),
+                str(elements),
+                render.size(nbytes),
+                render.share(nbytes, stored),
+                render.bits_per_weight(nbytes, elements),
+                render.loss(max((each.error for each in classes[name] if each.error is not None), default=None)),
+            ]
+        )
+    headers = ["class", ">tensors", ">elements", ">bytes", ">share", ">bits/weight", ">worst error"]
+    page.table("module classes", headers, rows)
+
+
+def _worst(page: render.Page, report: ConversionReport) -> None:
+    """The tensors that lose the largest share of their change."""
+    lossy = sorted((each for each in report.tensors if each.error), key=lambda each: (-(each.error or 0.0), each.name))
+    rows = [
+        [each.name, each.tensor_class, _coding(each), render.size(each.nbytes), render.loss(each.error)]
+        for each in lossy[:WORST]
+    ]
+    title = f"largest errors, {len(rows)} of {len(lossy)} tensors that are not exact"
+    page.table(title, ["tensor", "class", "encoding", ">bytes", ">error"], rows)
+
+
+def _coding(tensor: TensorReport) -> str:
+    return " + ".join(tensor.encodings) or tensor.change
