@@ -159,10 +159,15 @@ def size(nbytes: int) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.3g} %" if whole else "-"
+    """A percentage with about three digits."""
+    if not whole:
+        return "-"
+    percent = 100 * part / whole
+    return f"{percent:.3g} %" if percent < 100 else f"{percent:.0f} %"
 
 
 def bits_per_weight(nbytes: int, elements: int) -> str:
+    """What a tensor of so many elements costs per element."""
     return f"{8 * nbytes / elements:.3g}" if elements else "-"
 
 

@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-SPEC = Path(__file__).resolve().parents[2] / "spec"
+SPEC = Path(__file__).resolve().parents[1] / "spec"
 Line = tuple[bytes, str]  # bytes and what they are
 ALIGNMENT = 64
 MAGIC = bytes.fromhex("89534b500d0a1a0a")
