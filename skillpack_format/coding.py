@@ -136,13 +136,15 @@ def _stats(pair: Pair, made: Array) -> tuple[dict[str, int | bytes], float | Non
     dtype = dtype_named(pair.kind.dtype)
     if not (dtype.is_arithmetic and pair.start.dtype.is_arithmetic):
         return {"changed": changed}, None
-    start = bits_to_float64(pair.start.bits, pair.start.dtype)
-    with np.errstate(invalid="ignore", over="ignore"):
-        delta = bits_to_float64(pair.wanted, dtype) - start
-        kept = bits_to_float64(made, dtype) - start
-        energy = float(np.sum(delta * delta))
-        lost = float(np.sum((kept - delta) ** 2))
-        along = float(np.sum(kept * delta))
+    energy = lost = along = 0.0
+    for run in encoders.runs(made.size):  # in runs, so that float64 copies of a large tensor never exist whole
+        start = bits_to_float64(pair.start.bits[run], pair.start.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = bits_to_float64(pair.wanted[run], dtype) - start
+            kept = bits_to_float64(made[run], dtype) - start
+            energy += float(np.sum(delta * delta))
+            lost += float(np.sum((kept - delta) ** 2))
+            along += float(np.sum(kept * delta))
     if not np.isfinite([energy, lost, along]).all() or energy == 0:
         return {"changed": changed}, None
     figures = {"error": lost / energy, "norm": energy**0.5, "projection": along / energy}

@@ -24,6 +24,7 @@ from skillpack_format.errors import error
 from skillpack_format.making import Start
 from skillpack_format.recipes import Bands, Prune, Slices
 
+RUN_ITEMS: Final = 1 << 22  # 32 MiB of float64
 PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
 
 
@@ -46,16 +47,28 @@ class Pair:
         dtype = target_of(self.kind).dtype
         return self.start.bits if self.start.dtype == dtype else convert_bits(self.start.bits, self.start.dtype, dtype)
 
-    def delta(self) -> NDArray[np.float64]:
-        """wanted - START, exact values, flat; convert.nonfinite where there is no such number."""
-        wanted = bits_to_float64(self.wanted, dtype_named(self.kind.dtype))
-        start = bits_to_float64(self.start.bits, self.start.dtype)
-        if not (np.isfinite(wanted).all() and np.isfinite(start).all()):
-            message = (
-                "NaN or infinity in a tensor that a lossy code was asked for; ask for an exact one with --exact PATTERN"
-            )
-            raise error("convert.nonfinite", f"tensor {self.name!r}", message)
-        return wanted - start
+    def delta(self) -> NDArray[np.float32]:
+        """wanted - START, from exact values, flat; zero in new rows, which are no change of anything.
+
+        convert.nonfinite where there is no such number.
+        """
+        dtype = dtype_named(self.kind.dtype)
+        delta = np.zeros(self.wanted.size, np.float32)
+        for run in runs(self.old_items):
+            wanted = bits_to_float64(self.wanted[run], dtype)
+            start = bits_to_float64(self.start.bits[run], self.start.dtype)
+            with np.errstate(invalid="ignore", over="ignore"):
+                delta[run] = wanted - start
+            if not np.isfinite(delta[run]).all():
+                message = "NaN or infinity where a lossy code was asked for; code this tensor exactly with --exact"
+                raise error("convert.nonfinite", f"tensor {self.name!r}", message)
+        return delta
+
+
+def runs(items: int) -> Iterator[slice]:
+    """Slices of at most RUN_ITEMS that cover ``items``, in order."""
+    for first in range(0, items, RUN_ITEMS):
+        yield slice(first, min(first + RUN_ITEMS, items))
 
 
 def lossless(pair: Pair) -> Iterator[Encoded]:
@@ -80,7 +93,7 @@ def is_lossy_possible(pair: Pair) -> bool:
 def sliced(pair: Pair, treatment: Slices) -> list[Encoded]:
     """``lowrank``; rows that the base does not have are carried exactly."""
     grid = Grid.of(pair.kind.shape)
-    delta = _delta_of_old_rows(pair).reshape(grid.stack, grid.rows, grid.cols)
+    delta = pair.delta().reshape(grid.stack, grid.rows, grid.cols)
     stacks = [slicing.slices(each, step=treatment.step, cosine=treatment.cosine) for each in delta]
     merged = [_merge(stacks, k, grid) for k in range(max((len(each) for each in stacks), default=0))]
     return ([lowrank.packed(merged, PACKING)] if merged else []) + _new_rows(pair)
@@ -110,7 +123,7 @@ def _merge(stacks: list[tuple[slicing.Slice, ...]], k: int, grid: Grid) -> Stack
 
 def pruned(pair: Pair, treatment: Prune) -> list[Encoded]:
     """``sparse``: the largest changes, in BF16; ties go to the lower position."""
-    delta = _delta_of_old_rows(pair)
+    delta = pair.delta()
     count = min(math.ceil(treatment.keep * delta.size), int(np.count_nonzero(delta)))
     strongest = np.argsort(-np.abs(delta), kind="stable")[:count]
     positions = np.sort(strongest)
@@ -126,7 +139,7 @@ def banded(pair: Pair, treatment: Bands) -> list[Encoded]:
     if grid.stack > 1:
         message = "the graftllm recipe codes single matrices; code stacked ones with --exact or --recipe standard"
         raise error("unsupported.operation", f"tensor {pair.name!r}", message)
-    delta = _delta_of_old_rows(pair).reshape(grid.rows, grid.cols)
+    delta = pair.delta().reshape(grid.rows, grid.cols)
     u, s, vt = linalg.svd(delta)
     rank = _rank(s, treatment, min(delta.shape))
     bands: list[factors.Band] = []
@@ -149,13 +162,6 @@ def _rank(s: NDArray[np.float64], treatment: Bands, most: int) -> int:
     if energy.size == 0 or energy[-1] == 0:
         return 0
     return int(np.searchsorted(energy, (treatment.energy or 1.0) * energy[-1] * (1 - 1e-12)) + 1)
-
-
-def _delta_of_old_rows(pair: Pair) -> NDArray[np.float32]:
-    """The delta in float32, zero in new rows: they are not a change of anything."""
-    delta = pair.delta()
-    delta[pair.old_items :] = 0
-    return delta.astype(np.float32)
 
 
 def _new_rows(pair: Pair) -> list[Encoded]:

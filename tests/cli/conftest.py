@@ -37,7 +37,8 @@ class Outcome:
     def json(self, schema: str) -> dict:
         """The one JSON document printed, which its schema accepts: a result on stdout, an error on stderr."""
         text = self.stderr if schema == "error" else self.stdout
-        assert text.isascii() and text, self
+        assert text, self
+        assert text.isascii()
         plain = json.loads(text)
         Draft202012Validator(json.loads((SCHEMAS / f"cli-{schema}.schema.json").read_bytes())).validate(plain)
         return plain

@@ -48,7 +48,7 @@ def test_cuts_in_the_middle() -> None:
 
 
 def test_a_long_text_is_escaped_only_where_it_shows() -> None:
-    assert printable("\n" * 10_000_000, 11) == "\\n\\ ... \\n\\n"[:3] + " ... " + "n\\n"[-3:]
+    assert printable("\n" * 10_000_000, 11) == r"\n\ ... n\n"
 
 
 def test_a_place_may_be_missing() -> None:

@@ -118,7 +118,7 @@ def test_refuses_a_type_outside_the_profile(first: int) -> None:
     assert found.message.startswith(f"byte 0: 0x{first:02x}")
 
 
-@pytest.mark.parametrize("data", ["", "a161"[:2], "c4", "c402ff", "91", "81a161", "81", "cc", "cf00", "d9", "d92061"])
+@pytest.mark.parametrize("data", ["", "a1", "c4", "c402ff", "91", "81a161", "81", "cc", "cf00", "d9", "d92061"])
 def test_refuses_a_document_that_ends_within_a_value(data: str) -> None:
     refused("wire.truncated", read, hexed(data))
 
