@@ -12,16 +12,44 @@
 The file format is specified in spec/; every error is a ``SkillPackError`` with a stable ``code``.
 """
 
-from skillpack_format.errors import SkillPackError
-from skillpack_format.limits import Limits
-from skillpack_format.opening import safe_open
-from skillpack_format.ops.application import ApplicationReport, apply, prove
-from skillpack_format.ops.application import Options as ApplyOptions
-from skillpack_format.ops.conversion import ConversionReport, convert
-from skillpack_format.ops.conversion import Options as ConvertOptions
-from skillpack_format.ops.inspection import InspectionReport, inspect
-from skillpack_format.ops.validation import ValidationReport, validate
-from skillpack_format.reader import Pack, TensorInfo, open_pack
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skillpack_format.errors import SkillPackError
+    from skillpack_format.limits import Limits
+    from skillpack_format.opening import safe_open
+    from skillpack_format.ops.application import ApplicationReport, apply, prove
+    from skillpack_format.ops.application import Options as ApplyOptions
+    from skillpack_format.ops.conversion import ConversionReport, convert
+    from skillpack_format.ops.conversion import Options as ConvertOptions
+    from skillpack_format.ops.inspection import InspectionReport, inspect
+    from skillpack_format.ops.validation import ValidationReport, validate
+    from skillpack_format.reader import Pack, TensorInfo, open_pack
+
+# Where each public name lives, loaded when it is first asked for: a command that inspects does not wait for the
+# machinery that converts. A test holds the table, the imports and __all__ together.
+_HOMES = {
+    "ApplicationReport": "ops.application",
+    "ApplyOptions": "ops.application:Options",
+    "ConversionReport": "ops.conversion",
+    "ConvertOptions": "ops.conversion:Options",
+    "InspectionReport": "ops.inspection",
+    "Limits": "limits",
+    "Pack": "reader",
+    "SkillPackError": "errors",
+    "TensorInfo": "reader",
+    "ValidationReport": "ops.validation",
+    "apply": "ops.application",
+    "convert": "ops.conversion",
+    "inspect": "ops.inspection",
+    "open_pack": "reader",
+    "prove": "ops.application",
+    "safe_open": "opening",
+    "validate": "ops.validation",
+}
 
 __all__ = [
     "ApplicationReport",
@@ -42,3 +70,15 @@ __all__ = [
     "safe_open",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, original = home.partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), original or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -134,32 +134,39 @@ def pruned(pair: Pair, treatment: Prune) -> list[Encoded]:
 
 
 def banded(pair: Pair, treatment: Bands) -> list[Encoded]:
-    """``factors``; a stack of matrices shares ranks, so each band is as wide as the widest matrix needs."""
+    """``factors``. The matrices of a stack share ranks: those of the one that needs most."""
     grid = Grid.of(pair.kind.shape)
-    if grid.stack > 1:
-        message = "the graftllm recipe codes single matrices; code stacked ones with --exact or --recipe standard"
-        raise error("unsupported.operation", f"tensor {pair.name!r}", message)
-    delta = pair.delta().reshape(grid.rows, grid.cols)
-    u, s, vt = linalg.svd(delta)
-    rank = _rank(s, treatment, min(delta.shape))
-    bands: list[factors.Band] = []
-    start = 0
-    for index, (bits, share) in enumerate(treatment.schedule):
-        last = index == len(treatment.schedule) - 1
-        stop = rank if last else min(rank, start + max(1, round(share * rank)))
-        if stop > start:
-            part = slice(start, stop)
-            left, right = np.asarray(u.T[part], np.float32), np.asarray(vt[part], np.float32)
-            bands.append(factors.Band(f"Q{bits}", np.asarray(s[part], np.float32), left, right))
-        start = stop
+    delta = pair.delta().reshape(grid.stack, grid.rows, grid.cols)
+    parts = [linalg.svd(each) for each in delta]
+    rank = max(min(_rank(s, treatment, min(grid.rows, grid.cols)), s.size) for _, s, _ in parts)
+    u = np.zeros((grid.stack, rank, grid.rows), np.float32)
+    s = np.zeros((grid.stack, rank), np.float32)
+    v = np.zeros((grid.stack, rank, grid.cols), np.float32)
+    for matrix, (left, values, right) in enumerate(parts):
+        kept = min(rank, values.size)
+        u[matrix, :kept], s[matrix, :kept], v[matrix, :kept] = left.T[:kept], values[:kept], right[:kept]
+    bands = [
+        factors.Band(f"Q{bits}", s[:, part], u[:, part], v[:, part])
+        for bits, part in _schedule(treatment.schedule, rank)
+    ]
     return ([factors.banded(bands, treatment.group, PACKING)] if bands else []) + _new_rows(pair)
+
+
+def _schedule(schedule: tuple[tuple[int, float], ...], rank: int) -> Iterator[tuple[int, slice]]:
+    """Bits and components of every band that gets any: at least one each, the last takes the rest."""
+    start = 0
+    for index, (bits, share) in enumerate(schedule):
+        stop = rank if index == len(schedule) - 1 else min(rank, start + max(1, round(share * rank)))
+        if stop > start:
+            yield bits, slice(start, stop)
+        start = stop
 
 
 def _rank(s: NDArray[np.float64], treatment: Bands, most: int) -> int:
     if treatment.rank is not None:
-        return min(most, max(1, round(treatment.rank * most)))
-    energy = np.cumsum(s.astype(np.float64) ** 2)
-    if energy.size == 0 or energy[-1] == 0:
+        return max(1, round(treatment.rank * most))
+    energy = np.cumsum(s**2)
+    if energy.size == 0:
         return 0
     return int(np.searchsorted(energy, (treatment.energy or 1.0) * energy[-1] * (1 - 1e-12)) + 1)
 

@@ -11,8 +11,8 @@ SkillPackError                  .code .where .message .problem; str() is at most
 ├─ BaseMismatchError            base.*       the right pack on another base
 ├─ CheckpointError              checkpoint.* input.*  a checkpoint or file that cannot be read
 ├─ ConvertError                 convert.*    inputs that no pack can express
-├─ BoundError                   bound.*      a bound or budget that cannot be met
 ├─ OutputError                  output.*     the result cannot be written
+├─ ResourceError                resource.*   memory that the machine or its GPU does not have
 └─ UsageError                   usage.*      an argument that makes no sense
 
 The class follows from the code's first word, so raise with ``error(code, where, message)``. Sentences are lower case
@@ -87,11 +87,11 @@ class ConvertError(SkillPackError):
     exit_status = 1
 
 
-class BoundError(SkillPackError):
-    exit_status = 7
-
-
 class OutputError(SkillPackError):
+    exit_status = 5
+
+
+class ResourceError(SkillPackError):
     exit_status = 5
 
 
@@ -118,8 +118,8 @@ CLASS_OF: Final[dict[str, type[SkillPackError]]] = {
     "checkpoint": CheckpointError,
     "input": InputError,
     "convert": ConvertError,
-    "bound": BoundError,
     "output": OutputError,
+    "resource": ResourceError,
     "usage": UsageError,
 }
 

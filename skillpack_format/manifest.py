@@ -119,7 +119,7 @@ def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, report: Report = raise_fi
         base=_parse_base(plain["base"], limits),
         result=_parse_result(plain["result"], limits),
         files=_parse_files(array(plain, "files", where), limits, report),
-        metadata=_parse_metadata(plain["metadata"], limits),
+        metadata=parse_metadata(plain["metadata"], limits),
         tensors=_parse_entries(array(plain, "tensors", where), limits, report),
     )
     _check_whole(manifest, report)
@@ -161,7 +161,8 @@ def _parse_files(listed: list[Any], limits: Limits, report: Report) -> tuple[Sid
     return tuple(found)
 
 
-def _parse_metadata(plain: Any, limits: Limits) -> dict[str, str]:
+def parse_metadata(plain: Any, limits: Limits) -> dict[str, str]:
+    """``plain`` as a map of strings within the limits."""
     where = "MANIFEST metadata"
     if not isinstance(plain, dict):
         raise error("manifest.type", where, "a map of strings is needed")

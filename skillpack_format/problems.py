@@ -27,10 +27,10 @@ CODES: Final[frozenset[str]] = frozenset(
     base.missing base.extra base.kind base.content
     checkpoint.missing checkpoint.ambiguous checkpoint.header checkpoint.layout checkpoint.index checkpoint.name
     checkpoint.duplicate
-    convert.unrelated convert.nonfinite convert.side-file
-    bound.missed
+    convert.unrelated convert.nonfinite
     output.exists output.alias output.space output.failed
     input.failed
+    resource.memory
     usage.argument
     """.split()
 )

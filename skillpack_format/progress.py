@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from skillpack_format.errors import error
+
 Progress = Callable[[str, int, int], None]  # (what is being done, bytes done, bytes in all)
 
 Job = TypeVar("Job")
@@ -20,13 +22,25 @@ def silent(what: str, done: int, total: int) -> None:
 def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> Iterator[tuple[Job, Done]]:
     """``work(job)`` for every job, results in the order of the jobs, at most ``threads`` + 1 jobs in memory.
 
-    The first exception ends it: jobs already running finish, the others are never started.
+    The first exception ends it: jobs already running finish, the others are never started. Out of memory, on the host
+    or on a GPU, becomes resource.memory.
     """
+
+    def run(job: Job) -> Done:
+        try:
+            return work(job)
+        except (MemoryError, RuntimeError) as found:
+            # torch's own OutOfMemoryError is a RuntimeError; told by its name, for torch is not imported here
+            if not isinstance(found, MemoryError) and type(found).__name__ != "OutOfMemoryError":
+                raise
+            message = f"too little memory; fewer than {threads} threads hold fewer tensors at a time"
+            raise error("resource.memory", str(job), message) from found
+
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[Job, Future[Done]]] = deque()
         try:
             for job in jobs:
-                waiting.append((job, pool.submit(work, job)))
+                waiting.append((job, pool.submit(run, job)))
                 if len(waiting) > threads:
                     first, future = waiting.popleft()
                     yield first, future.result()

@@ -52,22 +52,27 @@ class Pack:
         self.path = path
         self._file = SourceFile(path)
         try:
-            header = read_header(self._read_file, self._file.size, limits)
-            self._data_offset = header.data_offset
-            self.pack_id: str = sha256(header.manifest).hex()
-            meaning = wire.read(header.manifest, limits, "MANIFEST")
-            place = wire.read(header.storage, limits, "STORAGE")
-            self.manifest: Manifest = manifest_room.parse(meaning, limits, report)
-            self.contents: Contents = plan(self.manifest, limits, report)
-            storage = storage_room.parse(place, limits)
-            for index, segment in enumerate(storage.segments):
-                codec_named(segment.codec, f"STORAGE segment {index}")
-            planes = [content.planes for content in self.contents.all]
-            self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
+            with located(str(path)):
+                self._read_documents(limits, report)
         except BaseException:
             self.close()
             raise
         self.entries: dict[str, Entry] = {entry.name: entry for entry in self.manifest.tensors}
+
+    def _read_documents(self, limits: Limits, report: Report) -> None:
+        """Every check before DATA, in the order of spec/container.md."""
+        header = read_header(self._read_file, self._file.size, limits)
+        self._data_offset = header.data_offset
+        self.pack_id: str = sha256(header.manifest).hex()
+        meaning = wire.read(header.manifest, limits, "MANIFEST")
+        place = wire.read(header.storage, limits, "STORAGE")
+        self.manifest: Manifest = manifest_room.parse(meaning, limits, report)
+        self.contents: Contents = plan(self.manifest, limits, report)
+        storage = storage_room.parse(place, limits)
+        for index, segment in enumerate(storage.segments):
+            codec_named(segment.codec, f"STORAGE segment {index}")
+        planes = [content.planes for content in self.contents.all]
+        self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
 
     def __enter__(self) -> Pack:
         return self

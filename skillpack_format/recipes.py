@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,8 +64,8 @@ LOSSLESS: Final = Recipe("lossless")
 
 def sliced(name: str, step: float, cosine: float) -> Recipe:
     """Integer slices for every matrix; router, norms, biases and whatever else there is stay exact."""
-    if not step > 0 or not 0 <= cosine < 1:
-        raise error("usage.argument", "", f"step {step} must be above 0 and cosine {cosine} at least 0 and below 1")
+    if not (0 < step < math.inf and 0 <= cosine < 1):
+        raise error("usage.argument", "", f"step {step} must be above 0, cosine {cosine} at least 0 and below 1")
     return Recipe(name, {each: Slices(step, cosine) for each in MATRIX_CLASSES})
 
 
@@ -84,6 +85,13 @@ def graftllm(
     for label, share in (("keep", keep), ("rank", rank), ("energy", energy)):
         if not 0 < share <= 1:
             raise error("usage.argument", "", f"{label} is {share}, it must be above 0 and at most 1")
+    shares = [share for _, share in schedule]
+    if not all(1 <= bits <= 8 for bits, _ in schedule) or not all(0 < share <= 1 for share in shares):
+        raise error("usage.argument", "", "a band needs 1 to 8 bits and a share of the rank above 0 and at most 1")
+    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise error("usage.argument", "", f"the bands' shares of the rank add up to {sum(shares)}, they must make 1")
+    if not 1 <= group <= 1 << 32:
+        raise error("usage.argument", "", f"group is {group}, it must be 1 to 2^32")
     attention = Bands(schedule, group, rank=rank)
     mlp = Bands(schedule, group, energy=energy)
     pruned = Prune(keep)

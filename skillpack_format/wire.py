@@ -59,7 +59,9 @@ def _sorted(value: Plain) -> Plain:
 
 
 class _Decoder:
-    """A cursor over ``data``; ``nodes`` counts every value read so far."""
+    """A cursor over ``data``; ``nodes`` counts every value read so far, ``keys`` the map keys already checked."""
+
+    __slots__ = ("at", "data", "keys", "limits", "nodes", "where")
 
     def __init__(self, data: bytes, limits: Limits, where: str) -> None:
         self.data = data
@@ -67,14 +69,13 @@ class _Decoder:
         self.where = where
         self.at = 0
         self.nodes = 0
+        self.keys: dict[bytes, str] = {}
 
     def refuse(self, code: str, message: str) -> NoReturn:
         raise error(code, self.where, f"byte {self.at}: {message}")
 
     def value(self, depth: int) -> Plain:
-        self.nodes += 1
-        if self.nodes > self.limits.header_nodes:
-            self.limits.require("header_nodes", self.nodes, self.where)
+        self._count()
         kind, count = self._head()
         if kind == "int":
             return count
@@ -92,24 +93,38 @@ class _Decoder:
 
     def _map(self, count: int, depth: int) -> dict[str, Plain]:
         result: dict[str, Plain] = {}
-        previous = ""
-        for index in range(count):
-            self.nodes += 1
+        previous: bytes | None = None
+        for _ in range(count):
+            self._count()
             kind, length = self._head()
             if kind != "str":
                 self.refuse("wire.key-type", f"a map key is {kind}, keys are str")
-            key = self._text(length)
-            if not key.isascii():
-                self.refuse("wire.key-type", "a map key is not ASCII")
-            if index and key <= previous:
-                self.refuse("wire.key-order", f"key {key!r} after {previous!r}; keys are strictly ascending")
-            previous = key
+            raw = self._take(length)
+            key = self.keys.get(raw) or self._key(raw)
+            if previous is not None and raw <= previous:
+                self.refuse("wire.key-order", f"key {key!r} after {previous.decode()!r}; keys are strictly ascending")
+            previous = raw
             result[key] = self.value(depth + 1)
         return result
 
+    def _key(self, raw: bytes) -> str:
+        if not raw.isascii():
+            self.refuse("wire.key-type", "a map key is not ASCII")
+        key = self.keys[raw] = raw.decode("ascii")
+        return key
+
+    def _count(self) -> None:
+        self.nodes += 1
+        if self.nodes > self.limits.header_nodes:
+            self.limits.require("header_nodes", self.nodes, self.where)
+
     def _head(self) -> tuple[str, int]:
         """The kind of the next value and its length (or, for an integer, its value)."""
-        first = self._take(1)[0]
+        at = self.at
+        if at >= len(self.data):
+            self._require_left(1)
+        first = self.data[at]
+        self.at = at + 1
         if first <= 0x7F:
             return "int", first
         if first <= 0x8F:
@@ -119,10 +134,9 @@ class _Decoder:
         if first <= 0xBF:
             return "str", first & 0x1F
         if first not in _LENGTH_OF:
-            self.at -= 1
-            self.refuse(
-                "wire.type", f"0x{first:02x} is outside the profile (no nil, bool, float, ext, negative integer)"
-            )
+            self.at = at
+            message = "is outside the profile (no nil, bool, float, ext, negative integer)"
+            self.refuse("wire.type", f"0x{first:02x} {message}")
         kind, width, smallest = _LENGTH_OF[first]
         count = int.from_bytes(self._take(width), "big")
         if count < smallest:
@@ -136,9 +150,11 @@ class _Decoder:
             self.refuse("wire.utf8", "a string is not UTF-8")
 
     def _take(self, count: int) -> bytes:
-        self._require_left(count)
-        taken = self.data[self.at : self.at + count]
-        self.at += count
+        end = self.at + count
+        taken = self.data[self.at : end]
+        if len(taken) != count:
+            self._require_left(count)
+        self.at = end
         return taken
 
     def _require_left(self, count: int) -> None:

@@ -35,7 +35,7 @@ HINTS: Final[Mapping[str, str]] = {  # by code, or by the first word of one
     "base": "skillpack inspect PACK shows the digest of the base it was made for",
     "framing.magic": "a pack begins with the bytes of spec/container.md; .skp is also a suffix of other programs",
     "integrity.source-changed": "try again once nothing writes to the inputs",
-    "memory.exhausted": "fewer --threads hold fewer tensors at a time",
+    "resource.memory": "fewer --threads hold fewer tensors at a time",
 }
 
 
@@ -93,7 +93,7 @@ def skillpack() -> None:
 
     Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 findings or inputs that no
     pack can express, 2 usage, 3 wrong base, 4 corrupt or unsafe input, 5 input, output or memory, 6 unsupported,
-    7 a bound not met, 70 internal error, 130 interrupted, 141 the reader of the output went away.
+    70 internal error, 130 interrupted, 141 the reader of the output went away.
     """
 
 
@@ -151,7 +151,7 @@ def _failure(found: Exception, arguments: Sequence[str]) -> Failure:
         return Failure(IO_FAILED, code, "standard output", f"cannot be written: {found.strerror or found}")
     if isinstance(found, MemoryError):
         message = "this machine has not the memory for it"
-        return Failure(IO_FAILED, "memory.exhausted", "", message, HINTS["memory.exhausted"])
+        return Failure(IO_FAILED, "resource.memory", "", message, HINTS["resource.memory"])
     message = f"internal error ({type(found).__name__}: {found}); please report it; SKILLPACK_DEBUG=1 shows where"
     return Failure(INTERNAL, "internal.error", "", message)
 

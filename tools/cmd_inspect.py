@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import click
 
-from skillpack_format import InspectionReport, inspect, open_pack
+from skillpack_format import InspectionReport, inspect
+from skillpack_format.names import TEMPLATE_FILES
 
 from . import options, render
 
@@ -29,40 +29,17 @@ def command(pack: Path, as_json: bool, manifest: bool, top: int, by: str) -> Non
     if manifest:
         render.show_json(report.rendering())
         return
-    templates = _with_chat_template(report)
     if as_json:
-        plain = report.to_plain()
-        files = [{**each, "chat_template": each["name"] in templates} for each in plain["side_files"]]
-        render.show_json(render.result("inspect", {**plain, "side_files": files}))
+        render.show_json(render.result("inspect", report.to_plain()))
         return
     page = render.Page()
-    _identity(page, report, templates)
+    _identity(page, report)
     _classes(page, report)
     _tensors(page, report, top, by)
     page.show()
 
 
-def _with_chat_template(report: InspectionReport) -> set[str]:
-    """Side files that hold a chat template: whoever applies the pack changes what the model is told."""
-    found = set()
-    with open_pack(report.path) as pack:
-        for name, _ in report.side_files:
-            if name == "chat_template.jinja" or (
-                name == "tokenizer_config.json" and _has_template(pack.read_side_file(name))
-            ):
-                found.add(name)
-    return found
-
-
-def _has_template(data: bytes) -> bool:
-    try:
-        plain = json.loads(data)
-    except (ValueError, RecursionError):
-        return False  # no loader can read it either
-    return isinstance(plain, dict) and "chat_template" in plain
-
-
-def _identity(page: render.Page, report: InspectionReport, templates: set[str]) -> None:
+def _identity(page: render.Page, report: InspectionReport) -> None:
     fields = {
         "pack": str(report.path),
         "pack id": report.pack_id,
@@ -77,7 +54,7 @@ def _identity(page: render.Page, report: InspectionReport, templates: set[str]) 
         [
             name,
             render.size(nbytes),
-            "chat template inside: it changes what the model is told" if name in templates else "",
+            "can hold a chat template, which other programs run" if name in TEMPLATE_FILES else "",
         ]
         for name, nbytes in report.side_files
     ]

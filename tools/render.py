@@ -18,15 +18,6 @@ from typing import Any, Final, TextIO
 import click
 from rich.box import ASCII, HORIZONTALS, Box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -131,6 +122,16 @@ def progress_bar(*, hidden: bool) -> Iterator[OnProgress]:
     if hidden or not _is_terminal(sys.stderr):
         yield silent
         return
+    from rich.progress import (  # noqa: PLC0415 - only long work on a terminal needs it
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
     columns = (
         TextColumn("{task.description}", markup=False),

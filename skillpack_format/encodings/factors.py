@@ -141,7 +141,7 @@ def _open_factor(
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What an encoder hands over: float32 ``s`` (r,), ``u`` (r, rows), ``v`` (r, cols), and their code."""
+    """What an encoder hands over: float32 ``s`` (stack, r), ``u`` (stack, r, rows), ``v`` (stack, r, cols); a code."""
 
     code: str
     s: NDArray[np.float32]
@@ -150,20 +150,21 @@ class Band:
 
 
 def banded(bands: Sequence[Band], group: int, packing: str) -> Encoded:
-    """The component that holds ``bands`` of one matrix; group codes round to nearest, with BF16 scales."""
+    """The component that holds ``bands``; group codes round to nearest, with BF16 scales."""
     parts: dict[str, NDArray[Any]] = {}
     scale = dtype_named("BF16")
     for k, band in enumerate(bands):
         parts[f"s{k}"] = np.ascontiguousarray(band.s, "<f4").view("<u4")
-        for name, values in (("u", band.u), ("v", band.v)):
+        for name, factor in (("u", band.u), ("v", band.v)):
+            values = np.ascontiguousarray(factor).reshape(-1, factor.shape[-1])  # (stack * r, dim)
             if not band.code.startswith("Q"):
-                parts[f"{name}{k}"] = float32_to_bits(np.ascontiguousarray(values), dtype_named(band.code)).reshape(-1)
+                parts[f"{name}{k}"] = float32_to_bits(values, dtype_named(band.code)).reshape(-1)
                 continue
             bits = int(band.code[1:])
             codes, scales = symmetric_codes(values, bits, group, scale)
             parts[f"{name}{k}"] = packing_of.pack(codes, bits, packing)
             parts[f"{name}_scales{k}"] = scales
-    listed = [{"code": band.code, "rank": int(band.s.size)} for band in bands]
+    listed = [{"code": band.code, "rank": int(band.s.shape[-1])} for band in bands]
     return Encoded("factors", {"bands": listed, "group": group, "packing": packing, "scale": "BF16"}, parts)
 
 

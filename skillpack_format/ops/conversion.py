@@ -26,7 +26,7 @@ from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
-from skillpack_format.manifest import Entry, Manifest, ResultRef, SideFile
+from skillpack_format.manifest import Entry, Manifest, ResultRef, SideFile, parse_metadata
 from skillpack_format.names import SIDE_FILES
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
@@ -113,6 +113,7 @@ def convert(
         CheckpointError: an input is malformed. ConvertError: the two share no tensor, or a lossy code meets NaN.
         OutputError: ``pack`` exists, or cannot be written. Nothing is left behind on any error.
     """
+    _require_metadata(options.metadata, options.limits)
     require_absent(pack, overwrite=options.overwrite)
     require_not_input(pack, (base, tuned))
     with (
@@ -146,6 +147,14 @@ def convert(
             side_files=tuple(each.name for each, _ in files),
             warnings=tuple(warnings),
         )
+
+
+def _require_metadata(metadata: dict[str, str], limits: Limits) -> None:
+    """What no reader would accept is refused before any work (usage.argument)."""
+    for key, value in metadata.items():
+        if not key.isascii() or any("\ud800" <= char <= "\udfff" for char in value):
+            raise error("usage.argument", f"metadata {key!r}", "keys are ASCII and values are UTF-8 text")
+    parse_metadata(metadata, limits)
 
 
 def _code_all(

@@ -11,6 +11,7 @@ from typing import Any
 from skillpack_format.dtypes import dtype_named, numel, tensor_nbytes
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.manifest import Entry, Manifest
+from skillpack_format.names import TEMPLATE_FILES
 from skillpack_format.reader import Pack, change_of, open_pack
 
 
@@ -101,7 +102,10 @@ class InspectionReport:
                 }
                 for row in self.tensors
             ],
-            "side_files": [{"name": name, "bytes": nbytes} for name, nbytes in self.side_files],
+            "side_files": [
+                {"name": name, "bytes": nbytes, "can_hold_chat_template": name in TEMPLATE_FILES}
+                for name, nbytes in self.side_files
+            ],
         }
 
     def rendering(self) -> Any:

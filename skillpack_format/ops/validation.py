@@ -117,9 +117,10 @@ def _check_contents(pack: Pack, deep: bool, threads: int, findings: _Findings, p
             return found
         return None
 
-    segments = range(len(pack.contents.all))
-    for segment, found in in_order(check, segments, threads):
-        progress("checking contents", segment + 1, len(segments))
+    done, total = 0, sum(extent.length for extent in pack.extents)
+    for segment, found in in_order(check, range(len(pack.extents)), threads):
+        done += pack.extents[segment].length
+        progress("checking contents", done, total)
         if found is not None:
             findings.add(found)
     if deep:

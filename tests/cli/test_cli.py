@@ -95,7 +95,7 @@ def test_every_code_ends_in_the_exit_code_of_its_class(code, run, inspect_raises
     [
         (RuntimeError("odd\x1b[31m\nthing"), 70, "internal.error"),
         (RecursionError(), 70, "internal.error"),
-        (MemoryError(), 5, "memory.exhausted"),
+        (MemoryError(), 5, "resource.memory"),
         (OSError(28, "No space left on device"), 5, "output.space"),
         (OSError(5, "Input/output error"), 5, "output.failed"),
         (KeyboardInterrupt(), 130, "run.interrupted"),

@@ -315,7 +315,7 @@ def test_a_change_of_dtype_shape_or_bytes_is_a_change(result: Document) -> None:
 
 
 def aliases(*entries: Document) -> Document:
-    return document(result={"count": 2 + len(entries) - 1, "digest": B}, tensors=[entry("a"), *entries])
+    return document(result={"count": 2 + len(entries), "digest": B}, tensors=[entry("a"), *entries])
 
 
 @pytest.mark.parametrize("name", ["a", "not.listed", "zz"])
