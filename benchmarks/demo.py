@@ -39,20 +39,17 @@ console: Final = Console(highlight=False, markup=False, soft_wrap=not sys.stdout
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What one checkpoint does: embeddings of held-out texts and of SENTENCE, and how well it finds functions."""
+    """What one checkpoint does: its embeddings of the held-out texts and of SENTENCE."""
 
     texts: torch.Tensor
     sentence: torch.Tensor
-    score: float
 
     @classmethod
     def of(cls, folder: Path) -> Kept:
         """Loaded by transformers, as any checkpoint is."""
         model, tokenizer = minilm.load(folder)
-        _, pairs = minilm.harvest()
         texts = minilm.embed_all(model, tokenizer, minilm.held_out_texts())
-        sentence = minilm.embed_all(model, tokenizer, [SENTENCE])[0]
-        return cls(texts, sentence, minilm.retrieval_score(model, tokenizer, pairs))
+        return cls(texts, minilm.embed_all(model, tokenizer, [SENTENCE])[0])
 
 
 def say(text: str) -> None:
@@ -112,15 +109,15 @@ def compare(out: Path) -> None:
     kept = {name: Kept.of(out / name) for name in ("base", "tuned", *PACKS)}
     base, tuned = kept["base"], kept["tuned"]
     tuned_bytes = (out / "tuned" / WEIGHTS).stat().st_size
-    headers = ["pack", "bytes", "of tuned", "function error", "behaviour kept", "bit-exact", "functions found (MRR)"]
-    rows = [["tuned, whole", f"{tuned_bytes:,}", "100 %", "", "", "", f"{tuned.score:.4f}"]]
+    headers = ["pack", "bytes", "of tuned", "function error", "behaviour kept", "bit-exact"]
+    rows = [["tuned, whole", f"{tuned_bytes:,}", "100 %", "", "", ""]]
     for name in PACKS:
         nbytes = (out / f"{name}.skp").stat().st_size
         error = minilm.error_ratio(base.texts, tuned.texts, kept[name].texts)
         exact = "yes" if same_tensors(out / name / WEIGHTS, out / "tuned" / WEIGHTS) else "no"
         share, behaviour = f"{100 * nbytes / tuned_bytes:.2f} %", f"{100 * (1 - error):.2f} %"
-        rows.append([f"{name}.skp", f"{nbytes:,}", share, f"{error:.2g}", behaviour, exact, f"{kept[name].score:.4f}"])
-    rows.append(["none: the base", "0", "0 %", "1", "0 %", "", f"{base.score:.4f}"])
+        rows.append([f"{name}.skp", f"{nbytes:,}", share, f"{error:.2g}", behaviour, exact])
+    rows.append(["none: the base", "0", "0 %", "1", "0 %", ""])
     report.show("One fine-tune of all-MiniLM-L6-v2, three packs", headers, rows)
     console.print("Function error: squared distance from the tuned model's sentence embeddings, the base's being 1.")
     console.print(f"\nThe embedding of {SENTENCE!r}, beside the tuned model's:")

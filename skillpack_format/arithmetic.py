@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format.dtypes import Array, DType, float32_to_bits
 from skillpack_format.errors import error
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EXACT_PRODUCT: Final = 1 << 24  # num.exact-product: float32 holds every integer up to here
 MAX_SLICES: Final = 64  # of a low-rank component; bands of factors likewise

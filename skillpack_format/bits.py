@@ -6,15 +6,17 @@ a code never straddles bytes, so zstd's entropy stage, which sees bytes, comes c
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format.errors import error
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 PACKINGS: Final = ("lanes", "stream")
-Codes = NDArray[np.uint8]
+Codes: TypeAlias = "NDArray[np.uint8]"
 
 
 def packed_nbytes(count: int, bits: int, packing: str) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format import wire
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Bytes = bytes | bytearray | memoryview
 

@@ -6,13 +6,15 @@ value = (2q - zero) * scale. Encoders here are symmetric: zero = 2^bits - 1, so 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format.arithmetic import SMALLEST_SCALE
 from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def spread(per_group: NDArray[Any], group: int, cols: int) -> NDArray[Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format import manifest as manifest_room
 from skillpack_format import storage as storage_room
@@ -26,6 +25,9 @@ from skillpack_format.making import Change, delta_of, make, start_of
 from skillpack_format.manifest import Entry, Manifest, Report, raise_first
 from skillpack_format.sources import SourceFile
 from skillpack_format.storage import Extent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)

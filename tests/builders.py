@@ -579,6 +579,18 @@ def full_plan() -> Plan:
     )
 
 
+def mixed_plan() -> Plan:
+    """As ``full_plan``, but small: two components, an alias, a removed tensor, a side file, metadata."""
+    whole = full_plan()
+    return Plan(
+        cases={"a": replace(whole.cases["m.combined"], label="a")},
+        removed={"b": (kind("U8", 3), b"abc")},
+        aliases={"c": "a"},
+        files={"config.json": b'{"a": 1}'},
+        metadata={"by": "me"},
+    )
+
+
 def lowrank_row() -> Encoded:
     """A slice for (3, 3)."""
     return lowrank.packed([int_slice([0.5], [[[1, -1, 0]]], [[[1, 0, 1]]])], "stream")

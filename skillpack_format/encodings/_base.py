@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid
 from skillpack_format.dtypes import Array, DType, numel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Parts = Mapping[str, Array]
 

@@ -7,10 +7,9 @@ asymmetric ones and 1-bit signs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_scales
@@ -19,6 +18,9 @@ from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts,
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 

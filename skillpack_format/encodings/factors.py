@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
@@ -21,6 +20,9 @@ from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts,
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 CODES: Final = ("BF16", "F16", "F32", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8")

@@ -7,10 +7,9 @@ position. Indices are data that becomes addresses: every check comes before any 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool
@@ -18,10 +17,13 @@ from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts,
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys, text
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 MODES: Final = ("add", "replace")
 INDEXES: Final = ("bitmap", "gap16", "gap8")
 _WIDTH: Final = {"gap8": 1, "gap16": 2}
-Positions = NDArray[np.int64]
+Positions: TypeAlias = "NDArray[np.int64]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from builders import EXAMPLES, full_plan, put_together, read_everything, squeezable_plan, take_apart, tiny_plan, write_pack
+from builders import (
+    EXAMPLES,
+    mixed_plan,
+    put_together,
+    read_everything,
+    squeezable_plan,
+    take_apart,
+    tiny_plan,
+    write_pack,
+)
 
 from skillpack_format import validate
 from skillpack_format.errors import SkillPackError
@@ -17,7 +26,7 @@ from skillpack_format.problems import CODES
 PLANS = {
     **{f"{name}-raw": (lambda name=name: tiny_plan(name), "raw") for name in EXAMPLES},
     **{f"{name}-zstd": (lambda name=name: squeezable_plan(name), "zstd") for name in EXAMPLES},
-    "full": (full_plan, "zstd"),
+    "mixed": (mixed_plan, "raw"),
 }
 
 
@@ -38,13 +47,15 @@ def require_words(found: SkillPackError) -> None:
     assert re.fullmatch(r"[ -~]+", text)
 
 
-def require_refused(path: Path, what: str) -> None:
+def require_refused(path: Path, what: str, *, by_validate: bool = True) -> None:
     try:
         read_everything(path)
     except SkillPackError as found:
         require_words(found)
     else:
         raise AssertionError(f"accepted: {what}")
+    if not by_validate:
+        return
     report = validate(path, deep=True)
     assert not report.is_valid, f"valid: {what}"
     assert report.exit_status in (4, 6), what
@@ -58,10 +69,9 @@ def variants(pack: Path, harms: Iterator[tuple[str, bytes]]) -> None:
         require_refused(path, what)
 
 
-def test_zstd_packs_hold_frames(pack: Path) -> None:
-    storage = take_apart(pack).storage
-    if any(segment["codec"] == "zstd" for segment in storage["segments"]):
-        assert b"\x28\xb5\x2f\xfd" in pack.read_bytes()
+def test_packs_of_zstd_hold_frames_and_others_do_not(pack: Path) -> None:
+    is_zstd = take_apart(pack).storage["segments"][0]["codec"] == "zstd"
+    assert (b"\x28\xb5\x2f\xfd" in pack.read_bytes()) == is_zstd
 
 
 def test_the_surgery_of_these_tests_gives_back_a_valid_pack(pack: Path) -> None:
@@ -70,6 +80,7 @@ def test_the_surgery_of_these_tests_gives_back_a_valid_pack(pack: Path) -> None:
 
 def test_refuses_every_bit_flip(pack: Path) -> None:
     blob = pack.read_bytes()
+    data_at = len(blob) - len(take_apart(pack).data)
     path = pack.with_name("flipped.skp")
     path.write_bytes(blob)
     descriptor = os.open(path, os.O_WRONLY)
@@ -77,7 +88,9 @@ def test_refuses_every_bit_flip(pack: Path) -> None:
         for bit in range(8 * len(blob)):
             at = bit // 8
             os.pwrite(descriptor, bytes([blob[at] ^ (1 << bit % 8)]), at)
-            require_refused(path, f"bit {bit % 8} of byte {at} flipped")
+            # the validator collects what the reader raises: in DATA, where it also asks the schema, one bit a byte
+            once = at < data_at or bit % 8 == at % 8
+            require_refused(path, f"bit {bit % 8} of byte {at} flipped", by_validate=once)
             os.pwrite(descriptor, blob[at : at + 1], at)
     finally:
         os.close(descriptor)

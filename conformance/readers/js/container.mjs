@@ -1,0 +1,73 @@
+// container.md: preamble, sections, stages 1 to 9.
+import { crc32 } from './crc32.mjs';
+import { refuse } from './errors.mjs';
+import { within } from './limits.mjs';
+import { hex, sha256hex } from './sha256.mjs';
+
+const MAGIC = [0x89, 0x53, 0x4b, 0x50, 0x0d, 0x0a, 0x1a, 0x0a];
+const MAJOR = 1;
+const MINOR = 0;                       // the highest minor version this reader knows
+
+export const align64 = (x) => (typeof x === 'bigint' ? (x + 63n) / 64n * 64n : Math.ceil(x / 64) * 64);
+
+const LOOKS = [
+  ['a pack damaged by text-mode transfer', [0x89, 0x53, 0x4b, 0x50]], ['a pack with bit 7 cleared', [0x09, 0x53, 0x4b, 0x50]],
+  ['zip', [0x50, 0x4b, 3, 4]], ['gzip', [0x1f, 0x8b]], ['GGUF', [0x47, 0x47, 0x55, 0x46]], ['PNG', [0x89, 0x50, 0x4e, 0x47]],
+  ['ELF', [0x7f, 0x45, 0x4c, 0x46]], ['a Git LFS pointer', [...'version https://git-lfs'].map((c) => c.charCodeAt(0))],
+  ['HTML', [0x3c]], ['pickle', [0x80]],
+];
+
+function looksLike(file) {
+  for (const [name, first] of LOOKS) if (first.every((b, i) => file[i] === b)) return name;
+  return file.length > 8 && file[8] === 0x7b ? 'safetensors' : 'none of the usual files';
+}
+
+function zeros(file, from, to, code, where) {
+  for (let i = from; i < to; i++) if (file[i] !== 0) refuse(code, `byte ${i} is not zero`, where);
+}
+
+/** Stages 1 to 9. Returns where the sections lie, as Numbers, once they have been compared with the size of the file. */
+export function readContainer(file, limits) {
+  const begins = MAGIC.every((b, i) => i >= file.length || file[i] === b);
+  if (!begins) refuse('framing.magic', `no pack: it looks like ${looksLike(file)}`);            // [framing.magic]
+  if (file.length < 128) refuse('framing.truncated', `${file.length} bytes, less than a preamble`); // [framing.truncated]
+
+  const view = new DataView(file.buffer, file.byteOffset, 128);
+  if (view.getUint32(124, true) !== crc32(file.subarray(0, 124))) {                             // [framing.preamble-crc]
+    refuse('framing.preamble-crc', 'the checksum of the preamble is wrong', 'preamble');
+  }
+  const major = view.getUint16(8, true);
+  const minor = view.getUint16(10, true);
+  if (major !== MAJOR || minor > MINOR) {                                                       // [unsupported.version]
+    refuse('unsupported.version', `the pack needs ${major}.${minor}, this reader knows ${MAJOR}.${MINOR}`, 'preamble');
+  }
+  zeros(file, 12, 16, 'framing.reserved', 'preamble');                                          // [framing.reserved]
+  zeros(file, 104, 124, 'framing.reserved', 'preamble');
+
+  const M = view.getBigUint64(16, true);
+  const S = view.getBigUint64(24, true);
+  const D = view.getBigUint64(32, true);
+  within(limits, 'manifest_bytes', M, 'preamble');                                              // [limit.exceeded/sections]
+  within(limits, 'storage_bytes', S, 'preamble');
+
+  const storageStart = align64(128n + M);                                                       // [container.layout]
+  const dataStart = align64(storageStart + S);
+  const total = dataStart + D;
+  if (file.length < total) refuse('framing.truncated', `${file.length} bytes of ${total}`);     // [framing.truncated]
+  if (file.length > total) refuse('framing.trailing-bytes', `${file.length} bytes, ${total} expected`); // [framing.trailing-bytes]
+
+  const manifestEnd = 128 + Number(M);
+  const manifest = file.subarray(128, manifestEnd);
+  const packId = hex(file.subarray(40, 72));
+  if (sha256hex(manifest) !== packId) refuse('integrity.manifest', 'wrong digest', 'MANIFEST'); // [integrity.manifest]
+  zeros(file, manifestEnd, Number(storageStart), 'framing.padding', 'after MANIFEST');          // [framing.padding]
+
+  const storageEnd = Number(storageStart + S);
+  const storage = file.subarray(Number(storageStart), storageEnd);
+  if (sha256hex(storage) !== hex(file.subarray(72, 104))) {                                     // [integrity.storage]
+    refuse('integrity.storage', 'wrong digest', 'STORAGE');
+  }
+  zeros(file, storageEnd, Number(dataStart), 'framing.padding', 'after STORAGE');               // [framing.padding]
+
+  return { packId, manifest, storage, data: file.subarray(Number(dataStart)) };
+}

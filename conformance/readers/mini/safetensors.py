@@ -1,0 +1,103 @@
+"""Checkpoint files. No page defines them: a little strict reader and writer of safetensors.
+
+    u64 n | n bytes of JSON | data          JSON: name -> {"dtype", "shape", "data_offsets": [begin, end)}
+
+The JSON may begin with `{` only, may end in blanks, and may hold `__metadata__`, a map of strings. The data of the
+tensors lie without gap or overlap and fill the rest of the file.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from .errors import Limits, Refusal, within
+from .manifest import is_visible
+from .numerics import Tensor, check_tensor, find_dtype
+
+
+@dataclass
+class Stored:
+    """A tensor of a checkpoint: what it is, and its bytes."""
+
+    tensor: Tensor
+    data: bytes
+
+
+Checkpoint = dict[str, Stored]
+
+
+def header_refusal(text: str) -> Refusal:
+    return Refusal("checkpoint.header", text)
+
+
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise Refusal("checkpoint.duplicate", "a key of the header occurs twice")
+    return dict(pairs)
+
+
+def read_checkpoint(file: BinaryIO, limits: Limits) -> Checkpoint:
+    """The whole file is read once, so that what is used is what was verified (integrity.source-changed)."""
+    length = int.from_bytes(file.read(8), "little")
+    within(limits, "checkpoint_header_bytes", length, "header of the checkpoint")
+    header = file.read(length)
+    data = file.read()
+    if len(header) != length or not header.startswith(b"{"):
+        raise header_refusal("the header is cut or is no JSON object")
+    try:
+        values = json.loads(header.decode("utf-8"), object_pairs_hook=no_duplicates)
+    except (ValueError, RecursionError):
+        raise header_refusal("the header is not JSON") from None
+    metadata = values.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise header_refusal("__metadata__ is not a map of strings")
+    places = [(*read_place(name, value, limits), name) for name, value in values.items()]
+    at = 0
+    for begin, end, _, name in sorted(places, key=lambda place: place[:2]):
+        if begin != at:
+            raise Refusal("checkpoint.layout", f"tensor {name} begins at {begin} instead of {at}")
+        at = end
+    if at != len(data):
+        raise Refusal("checkpoint.layout", f"the tensors end at {at}, the file has {len(data)} bytes of data")
+    listing = {}
+    for begin, end, tensor, name in sorted(places, key=lambda place: place[3]):  # ascending by the bytes of the names
+        digest = hashlib.sha256(data[begin:end]).digest()
+        listing[name] = Stored(Tensor(tensor.dtype, tensor.shape, digest), data[begin:end])
+    return listing
+
+
+def is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
+
+
+def read_place(name: str, value: Any, limits: Limits) -> tuple[int, int, Tensor]:
+    where = f"tensor {name} of the checkpoint"
+    if name == "" or not is_visible(name) or len(name) > limits["name_bytes"]:
+        raise Refusal("checkpoint.name", f"{where}: a pack cannot hold the name")
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise header_refusal(f"{where}: other keys than dtype, shape, data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not all(map(is_size, shape)):
+        raise header_refusal(f"{where}: dtype or shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_size, offsets)):
+        raise header_refusal(f"{where}: data_offsets")
+    tensor = Tensor(find_dtype(dtype, where), tuple(shape), b"")
+    check_tensor(tensor, limits, where)
+    begin, end = offsets
+    if end - begin != tensor.size:
+        raise Refusal("checkpoint.layout", f"{where}: data_offsets {begin} to {end} for {tensor.size} bytes")
+    return begin, end, tensor
+
+
+def write_checkpoint(file: BinaryIO, checkpoint: Checkpoint) -> None:
+    header, at = {}, 0
+    for name, stored in sorted(checkpoint.items()):
+        offsets = [at, at + len(stored.data)]
+        header[name] = {"dtype": stored.tensor.dtype.name, "shape": stored.tensor.shape, "data_offsets": offsets}
+        at = offsets[1]
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text = text.ljust((len(text) + 7) // 8 * 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, stored in sorted(checkpoint.items()):
+        file.write(stored.data)

@@ -1,0 +1,445 @@
+"""Tests of this reader against the text of the specification: python selftest.py [folder of the pages]
+
+Every block of examples.md, of the encodings' pages and of packing.md; the tables of the pages; single-bit flips; and
+packs with wrong documents and wrong contents under right digests, which must end in a result or a Refusal.
+"""
+
+import hashlib
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+import zlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+if not __package__:
+    sys.path[0] = str(HERE.parent)
+
+from mini import wire
+from mini.apply import Pack, add_components, apply
+from mini.container import PREAMBLE, align64
+from mini.encodings import make_component
+from mini.errors import CLASSES, DEFAULTS, Refusal
+from mini.fields import render
+from mini.manifest import FILE_NAMES
+from mini.numerics import DTYPES, Tensor, convert, narrow_bits, round_all, to_ints, widen, widen_bits
+from mini.packing import unpack
+from mini.safetensors import read_checkpoint
+from mini.storage import read_content
+
+SPEC = HERE.parents[2] / "spec"
+NAMES = ("identical", "ulp", "lowrank", "zstd")
+
+
+def page(name: str) -> str:
+    return (SPEC / name).read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> dict[tuple[str, str, str], str]:
+    found = re.findall(r"^```(\w+) (\w+)=(\S+)\n(.*?)^```", text, re.M | re.S)
+    return {(language, what, name): body for language, what, name, body in found}
+
+
+def from_hex(body: str) -> bytes:
+    return bytes.fromhex("".join(line.split("#")[0] for line in body.splitlines()))
+
+
+EXAMPLES = blocks(page("examples.md"))
+PACKS = {name: from_hex(EXAMPLES["hex", "pack", name]) for name in NAMES}
+BASES = {name: from_hex(EXAMPLES["hex", "base", name]) for name in NAMES}
+
+
+def open_both(pack: bytes, base: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    result, files = apply(Pack(io.BytesIO(pack), DEFAULTS), read_checkpoint(io.BytesIO(base), DEFAULTS))
+    listing = {
+        name: (stored.tensor.dtype.name, list(stored.tensor.shape), stored.data.hex())
+        for name, stored in result.items()
+    }
+    return listing, files
+
+
+def validate(pack: bytes) -> None:
+    Pack(io.BytesIO(pack), DEFAULTS).read_everything()
+
+
+def build(manifest: bytes, storage: bytes, data: bytes) -> bytes:
+    """A pack with right digests around any documents and any DATA."""
+    digests = hashlib.sha256(manifest).digest(), hashlib.sha256(storage).digest()
+    lengths = len(manifest), len(storage), len(data)
+    head = PREAMBLE.pack(b"\x89SKP\r\n\x1a\n", 1, 0, bytes(4), *lengths, *digests, bytes(20), 0)
+    head = head[:124] + zlib.crc32(head[:124]).to_bytes(4, "little")
+    documents = manifest.ljust(align64(len(manifest)), b"\0") + storage.ljust(align64(len(storage)), b"\0")
+    return head + documents + data
+
+
+def code_of(pack: bytes, base: bytes | None = None) -> str:
+    try:
+        if base is None:
+            validate(pack)
+        else:
+            open_both(pack, base)
+    except Refusal as refusal:
+        return refusal.code
+    return "accepted"
+
+
+class Examples(unittest.TestCase):
+    def test_packs(self) -> None:
+        for name in NAMES:
+            with self.subTest(name):
+                pack = Pack(io.BytesIO(PACKS[name]), DEFAULTS)
+                self.assertEqual(pack.container.pack_id.hex(), EXAMPLES["text", "pack_id", name].strip())
+                self.assertEqual(render(pack.manifest_document), json.loads(EXAMPLES["json", "manifest", name]))
+                self.assertEqual(render(pack.storage_document), json.loads(EXAMPLES["json", "storage", name]))
+                self.assertEqual(wire.encode(pack.manifest_document), pack.container.manifest)
+                self.assertEqual(wire.encode(pack.storage_document), pack.container.storage)
+
+    def test_results(self) -> None:
+        for name in NAMES:
+            with self.subTest(name):
+                result, files = open_both(PACKS[name], BASES[name])
+                expected = json.loads(EXAMPLES["json", "result", name])
+                tensors = {t["name"]: (t["dtype"], t["shape"], t["hex"]) for t in expected["tensors"]}
+                self.assertEqual(result, tensors)
+                found = [(n, len(data), hashlib.sha256(data).hexdigest()) for n, data in files.items()]
+                self.assertEqual(found, [(f["name"], f["length"], f["sha256"]) for f in expected["files"]])
+
+    def test_every_bit_counts(self) -> None:
+        known = set(re.findall(r"^\| `([a-z]+\.[a-z-]+)` \|", page("errors.md").split("## Codes of tools")[0], re.M))
+        for name in NAMES:
+            pack = bytearray(PACKS[name])
+            for bit in range(8 * len(pack)):
+                pack[bit // 8] ^= 1 << bit % 8
+                code = code_of(bytes(pack))
+                self.assertIn(code, known, f"{name}: bit {bit}")
+                pack[bit // 8] ^= 1 << bit % 8
+
+    def test_every_length_counts(self) -> None:
+        for name in NAMES:
+            for length in range(len(PACKS[name])):
+                self.assertEqual(code_of(PACKS[name][:length]), "framing.truncated")
+            self.assertEqual(code_of(PACKS[name] + b"\0"), "framing.trailing-bytes")
+
+    def test_every_bit_of_the_base_counts(self) -> None:
+        for name in NAMES:
+            base = bytearray(BASES[name])
+            blanks = len(
+                base[: 8 + base[0] + 256 * base[1]].rstrip(b" ")
+            )  # a flipped blank may still be a blank in JSON
+            for bit in range(8 * len(base)):
+                base[bit // 8] ^= 1 << bit % 8
+                code = code_of(PACKS[name], bytes(base))
+                if not blanks <= bit // 8 < 8 + base[0] + 256 * base[1]:
+                    self.assertNotEqual(code, "accepted", f"{name}: bit {bit}")
+                base[bit // 8] ^= 1 << bit % 8
+
+
+class Encodings(unittest.TestCase):
+    def examples(self) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+        for path in sorted((SPEC / "encodings").glob("*.md")):
+            found = blocks(path.read_text(encoding="utf-8"))
+            for (language, _, name), body in found.items():
+                if language == "json":
+                    yield name, from_hex(found["hex", "example", name]), json.loads(body)
+
+    def test_examples(self) -> None:
+        seen = 0
+        for name, content, example in self.examples():
+            with self.subTest(name):
+                seen += 1
+                tensor = Tensor(DTYPES[example["tensor"]["dtype"]], tuple(example["tensor"]["shape"]), b"")
+                values = {**example["component"], "sha256": bytes.fromhex(example["component"]["sha256"])}
+                component = make_component(values, tensor, name)
+                parts = [(part.name, part.width, part.count) for part in component.parts]
+                self.assertEqual(content.hex(), example["content"])
+                self.assertEqual(parts_named(example), parts)
+                self.assertEqual(hashlib.sha256(content).digest(), component.sha256)
+                pack = one_content_pack(content, component.parts)
+                items = read_content(pack, segment_of(content, component.parts), component)
+                self.assertEqual([item.hex() for item in items], [part["items"] for part in example["parts"]])
+                component.read(items)
+                start = bytes.fromhex(example["start"])
+                if component.additive:
+                    made = add_components(start, widen(tensor.dtype.name, start), [component], tensor, name)
+                else:
+                    made = component.rewrite(start)
+                self.assertEqual(made.hex(), example["result"])
+        self.assertEqual(seen, len(re.findall("```json example=", "".join(map(page_of, sorted(ENCODING_PAGES))))))
+
+    def test_packing(self) -> None:
+        example = json.loads(blocks(page("packing.md"))["json", "packing", "example"])
+        for packing in ("stream", "lanes"):
+            data = bytes.fromhex(example[packing])
+            codes = example["codes"]
+            self.assertEqual(unpack(packing, data, len(codes), example["bits"], ""), codes)
+            with self.assertRaises(Refusal):
+                unpack(packing, data[:-1] + bytes([data[-1] | 0x80]), len(codes), example["bits"], "")
+
+
+ENCODING_PAGES = ("dense", "sparse", "blockq", "lowrank", "factors", "ulp")
+
+
+def page_of(name: str) -> str:
+    return page(f"encodings/{name}.md")
+
+
+def parts_named(example: dict[str, Any]) -> list[tuple[str, int, int]]:
+    return [(part["name"], part["width"], part["count"]) for part in example["parts"]]
+
+
+def one_content_pack(content: bytes, parts: Any) -> Any:
+    from mini.container import Container
+
+    return Container(io.BytesIO(content), b"", b"", b"", 0, len(content))
+
+
+def segment_of(content: bytes, parts: Any) -> Any:
+    from mini.storage import Chunk, Segment
+
+    return Segment(
+        "raw", [Chunk(parts[0], 0, 0, len(content), len(content), zlib.crc32(content), 0)] if content else []
+    )
+
+
+class Numbers(unittest.TestCase):
+    def test_f16(self) -> None:
+        for bits in range(2**16):
+            value = widen("F16", bits.to_bytes(2, "little"))[0]
+            if value == value:
+                self.assertEqual(widen("F32", widen_bits(bits, "F16").to_bytes(4, "little"))[0], value)
+                self.assertEqual(narrow_bits(widen_bits(bits, "F16"), "F16"), bits)
+                self.assertEqual(narrow_bits(widen_bits(bits, "BF16"), "BF16"), bits)
+
+    def test_narrowing_is_to_nearest(self) -> None:
+        rng = random.Random(1)
+        for target, top in (("F16", 0x7C00), ("BF16", 0x7F80)):
+            limit = top - 1
+            for _ in range(20000):
+                near = widen_bits(rng.randrange(limit), target)
+                f32 = max(0, min(0x7F7FFFFF, near + rng.choice([-4096, -1, 1, 4095, 4096, 4097, 32767, 32768, 32769])))
+                value = exact(f32, "F32")
+                bits = narrow_bits(f32, target)
+                if bits == top:  # infinity: at or above the middle between the largest number and the next power of 2
+                    ulp = exact(limit, target) - exact(limit - 1, target)
+                    self.assertGreaterEqual(value, exact(limit, target) + ulp / 2)
+                    continue
+                error = abs(exact(bits, target) - value)
+                for other in (bits - 1, bits + 1):
+                    if 0 <= other < top:
+                        distance = abs(exact(other, target) - value)
+                        self.assertTrue(error < distance or (error == distance and bits % 2 == 0))
+
+    def test_rounding(self) -> None:
+        self.assertEqual(round_all([1 + 2**-8 + 2**-30], "BF16", ""), [0x3F80])
+        self.assertEqual(round_all([-(2.0**-200), 2.0**-149, 1.5 * 2.0**-149], "F32", ""), [0x80000000, 1, 2])
+        self.assertEqual(round_all([65519.0], "F16", ""), [0x7BFF])
+        for value, dtype in ((2.0**128, "F32"), (65520.0, "F16"), (2.0**128 - 2.0**119, "BF16"), (1e300, "F32")):
+            with self.assertRaises(Refusal):
+                round_all([value], dtype, "")
+
+    def test_conversion(self) -> None:
+        cases = [
+            ("F32", "BF16", "0100807f 0000c0ff 000080ff 00000080 01000080 ffff7f7f", "c07f c07f 80ff 0080 0080 807f"),
+            ("BF16", "F32", "817f c0ff 0080 0100", "0000c07f 0000c07f 00000080 00000100"),
+            ("F16", "F32", "017c 01fe 00fc 0180", "0000c07f 0000c07f 000080ff 000080b3"),
+            ("BF16", "F16", "803f 8047 0033 80b3", "003c 007c 0000 0180"),
+        ]
+        for dtype, target, given, expected in cases:
+            self.assertEqual(convert(bytes.fromhex(given), dtype, target).hex(), expected.replace(" ", ""))
+
+
+def exact(bits: int, dtype: str) -> Fraction:
+    """A finite positive number, from the definition of the formats."""
+    fraction_bits, bias = {"F32": (23, 127), "BF16": (7, 127), "F16": (10, 15)}[dtype]
+    exponent, fraction = divmod(bits, 2**fraction_bits)
+    significand = fraction + (2**fraction_bits if exponent else 0)
+    return significand * Fraction(2) ** (max(exponent, 1) - bias - fraction_bits)
+
+
+class Tables(unittest.TestCase):
+    def test_wire_examples(self) -> None:
+        rows = re.findall(r"^\| (.+?) \| `([0-9A-F ]+)` \| \| (.+?) \| wire\.", page("wire.md"), re.M)
+        self.assertEqual(len(rows), 6)
+        for _, accepted, refused in rows:
+            wire.decode(bytes.fromhex(accepted), "", DEFAULTS)
+            for data in re.findall("`(.+?)`", refused):
+                with self.assertRaises(Refusal):
+                    wire.decode(bytes.fromhex(data), "", DEFAULTS)
+
+    def test_tables(self) -> None:
+        limits = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", page("limits.md"), re.M))
+        self.assertEqual({name: int(value) for name, value in limits.items()}, DEFAULTS)
+        rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \| (\w+) \| (\w+) \|", page("numerics.md"), re.M)
+        expected = [(name, int(bits), kind, add == "yes", ulp == "yes") for name, bits, kind, add, ulp in rows]
+        self.assertEqual(expected, [tuple(dtype) for dtype in DTYPES.values()])
+        names = re.findall(r"^\| `([a-z_]+\.[a-z]+)` \|$", page("manifest.md"), re.M)
+        self.assertEqual(names, FILE_NAMES)
+
+    def test_codes_and_ids(self) -> None:
+        rows = dict(re.findall(r"^\| `([a-z]+\.[a-z-]+)` \| (\w+) \|", page("errors.md"), re.M))
+        source = "".join(path.read_text(encoding="utf-8") for path in HERE.glob("*.py") if path.name != "selftest.py")
+        for code in re.findall(r'Refusal\(\s*"([a-z.-]+)"', source):
+            self.assertEqual(rows[code], CLASSES[code.split(".")[0]])
+        pages = "".join(path.read_text(encoding="utf-8") for path in SPEC.rglob("*.md"))
+        ids = set(re.findall(r"\[`([a-z]+\.[a-z/-]+)`\]", pages))
+        refusals = {i for i in ids if i.split("/")[0] in rows}
+        self.assertEqual({i for i in refusals if not re.search(re.escape(i) + r"(?![a-z/-])", source)}, set())
+
+
+class Forged(unittest.TestCase):
+    """Right digests around wrong insides: a result, or a refusal, and nothing else."""
+
+    def parts(self, name: str) -> tuple[Any, Any, bytes]:
+        pack = Pack(io.BytesIO(PACKS[name]), DEFAULTS)
+        return pack.manifest_document, pack.storage_document, PACKS[name][pack.container.data_start :]
+
+    def test_bytes_of_documents(self) -> None:
+        rng = random.Random(2)
+        for name in NAMES:
+            manifest, storage, data = self.parts(name)
+            for _ in range(3000):
+                documents = [bytearray(wire.encode(manifest)), bytearray(wire.encode(storage))]
+                document = rng.choice(documents)
+                for _ in range(rng.choice([1, 1, 2, 5])):
+                    document[rng.randrange(len(document))] = rng.choice([rng.randrange(256), 0, 0x7F, 0xC0, 0xDF, 0xFF])
+                code_of(build(*map(bytes, documents), data), BASES[name])
+
+    def test_values_of_documents(self) -> None:
+        rng = random.Random(3)
+        seen = set()
+        for name in NAMES:
+            manifest, storage, data = self.parts(name)
+            for _ in range(4000):
+                documents = [wire.decode(wire.encode(value), "", DEFAULTS) for value in (manifest, storage)]
+                change(rng.choice(documents), rng)
+                seen.add(code_of(build(*map(wire.encode, documents), data), BASES[name]))
+        wanted = {"manifest.type", "manifest.missing-key", "manifest.unknown-key", "manifest.parameter", "accepted"}
+        self.assertLessEqual(wanted, seen)
+
+    def test_contents(self) -> None:
+        """DATA changed, and its CRC-32 and content digests made right again."""
+        rng = random.Random(4)
+        seen = set()
+        for name in ("ulp", "lowrank", "zstd"):
+            for _ in range(3000):
+                manifest, storage, data = self.parts(name)
+                bad = bytearray(data)
+                bad[rng.randrange(len(bad))] = rng.choice([rng.randrange(256), 0x7F, 0x80, 0xFF])
+                repair(manifest, storage, bytes(bad))
+                seen.add(code_of(build(wire.encode(manifest), wire.encode(storage), bytes(bad)), BASES[name]))
+        wanted = {"integrity.result", "payload.frame", "payload.scale", "payload.nonfinite", "payload.position"}
+        self.assertLessEqual(wanted | {"payload.padding-bits", "framing.padding"}, seen)
+
+
+def change(document: Any, rng: random.Random) -> None:
+    """Puts another value somewhere into a document, or takes one out."""
+    here = document
+    while True:
+        keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+        if not keys:
+            return
+        key = rng.choice(keys)
+        if isinstance(here[key], (dict, list)) and rng.random() < 0.8:
+            here = here[key]
+            continue
+        kind = rng.randrange(4)
+        if kind == 0:
+            here.pop(key)
+        elif kind == 1 and isinstance(here, dict):
+            here[rng.choice(["zero", "x", "alias", "components", "base"])] = here[key]
+        else:
+            others = [
+                0,
+                1,
+                2,
+                3,
+                8,
+                255,
+                2**32,
+                2**64 - 1,
+                "",
+                "F32",
+                "F16",
+                "BOOL",
+                "ulp",
+                "add",
+                "x-new",
+                b"",
+                [],
+                {},
+            ]
+            old = here[key]
+            here[key] = old + rng.choice([-1, 1]) if isinstance(old, int) and old and kind == 2 else rng.choice(others)
+        return
+
+
+def repair(manifest: Any, storage: Any, data: bytes) -> None:
+    holders = [c for entry in manifest["tensors"] for c in entry.get("components", [])] + manifest["files"]
+    at = 0
+    for holder, segment in zip(holders, storage["segments"], strict=True):
+        at = align64(at)
+        records, stored = b"", b""
+        for length, _ in zip(*[iter(to_ints(segment["chunks"], 4))] * 2, strict=True):
+            chunk = data[at : at + length]
+            records += length.to_bytes(4, "little") + zlib.crc32(chunk).to_bytes(4, "little")
+            stored += chunk
+            at += length
+        segment["chunks"] = records
+        if segment["codec"] == "raw":
+            holder["sha256"] = hashlib.sha256(stored).digest()
+
+
+class Adapter(unittest.TestCase):
+    def test_protocol(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            pack, base, out = (str(Path(folder) / name) for name in ("p.skp", "b.safetensors", "out"))
+            Path(pack).write_bytes(PACKS["zstd"])
+            Path(base).write_bytes(BASES["zstd"])
+            both = {"pack": pack, "base": base}
+            requests: list[dict[str, Any]] = [
+                {"op": "hello"},
+                {"op": "validate", "pack": pack},
+                {"op": "validate", **both},
+                {"op": "validate", "pack": pack, "limits": {"side_file_bytes": 4099}},
+                {"op": "validate", "pack": base},
+                {"op": "inspect", "pack": pack},
+                {"op": "decode", **both, "tensor": "codes.tied", "out": out + "1"},
+                {"op": "slice", **both, "tensor": "ids", "rows": [1, 3], "out": out + "2"},
+                {"op": "apply", **both, "out": out + "3"},
+                {"op": "revert", **both, "out": out + "4"},
+                {"op": "decode", **both, "tensor": "nothing", "out": out + "5"},
+                {"op": "stop"},
+            ]
+            lines = "".join(json.dumps({"id": k, **request}) + "\n" for k, request in enumerate(requests))
+            for command in ([str(HERE)], ["-m", "mini"]):
+                run = subprocess.run(
+                    [sys.executable, *command], input=lines, capture_output=True, text=True, check=True, cwd=HERE.parent
+                )
+                answers = [json.loads(line) for line in run.stdout.splitlines()]
+                self.assertEqual([a["id"] for a in answers], list(range(len(requests))))
+                self.assertEqual(
+                    [a.get("ok") for a in answers], [True] * 3 + [False] * 2 + [True] * 4 + [None, False, True]
+                )
+                self.assertEqual([answers[k]["code"] for k in (3, 4)], ["limit.exceeded", "framing.magic"])
+                self.assertEqual(answers[5]["manifest"], json.loads(EXAMPLES["json", "manifest", "zstd"]))
+                self.assertEqual((answers[7]["dtype"], answers[7]["shape"]), ("I16", [2]))
+                self.assertEqual(Path(out + "1").read_bytes(), b"\x2a" * 16)
+                self.assertEqual(Path(out + "2").read_bytes().hex(), "feffff7f")
+                self.assertEqual((Path(folder) / "vocab.txt").read_bytes(), b" " * 4096 + b"end\n")
+                with Path(out + "3").open("rb") as file:
+                    result = read_checkpoint(file, DEFAULTS)
+                self.assertEqual({name: stored.data for name, stored in result.items()}["ids"].hex(), "0000feffff7f")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and Path(sys.argv[1]).is_dir():
+        SPEC = Path(sys.argv.pop(1))
+    unittest.main()

@@ -1,0 +1,1 @@
+"""The readable sources of all cases, one module an area."""

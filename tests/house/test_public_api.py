@@ -1,0 +1,61 @@
+"""What a user of the library may count on, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skillpack_format
+
+REPOSITORY = Path(__file__).parents[2]
+
+PUBLIC = {
+    "ApplicationReport", "ApplyOptions", "ConversionReport", "ConvertOptions", "InspectionReport", "Limits", "Pack",
+    "SkillPackError", "TensorInfo", "ValidationReport", "apply", "convert", "inspect", "open_pack", "prove", "safe_open",
+    "validate",
+}  # fmt: skip
+
+
+def in_a_new_process(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_importing_loads_no_heavy_package() -> None:
+    heavy = ("torch", "transformers", "rich", "jsonschema", "click", "pickle5", "requests", "urllib3")
+    code = f"import sys, skillpack_format; print([m for m in {heavy!r} if m in sys.modules])"
+    assert in_a_new_process(code) == "[]\n"
+
+
+def test_importing_says_nothing_and_starts_no_thread() -> None:
+    assert in_a_new_process("import threading, skillpack_format; print(threading.active_count())") == "1\n"
+
+
+def test_the_public_names_are_the_documented_ones() -> None:
+    assert set(skillpack_format.__all__) == PUBLIC
+    assert skillpack_format.__all__ == sorted(skillpack_format.__all__, key=lambda name: (name[0].islower(), name))
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_there_and_described(name: str) -> None:
+    found = getattr(skillpack_format, name)
+    assert (inspect.getdoc(found) or "").strip()
+
+
+def test_the_example_of_the_front_page_uses_public_names_only() -> None:
+    used = set(re.findall(r"skp\.(\w+)\(", skillpack_format.__doc__ or ""))
+    assert used
+    assert used <= PUBLIC
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "skillpack_format").rglob("*.py")), ids=lambda path: path.name)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))

@@ -1,0 +1,87 @@
+"""Writing a pack: contents as they come, then the file at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from builders import full_plan, plan_of, put_together, refused, take_apart, tiny_plan, write_pack
+
+from skillpack_format.digest import checkpoint_digest
+from skillpack_format.errors import SkillPackError
+from skillpack_format.manifest import BaseRef, Manifest, ResultRef
+from skillpack_format.reader import open_pack
+from skillpack_format.writer import PackWriter
+
+EMPTY = Manifest(base=BaseRef(0, checkpoint_digest([]), b""), result=ResultRef(0, checkpoint_digest([])), tensors=())
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_writes_what_the_specification_lays_out(tmp_path: Path, codec: str) -> None:
+    path = write_pack(tmp_path / "p.skp", full_plan(), codec=codec)
+    assert put_together(take_apart(path)) == path.read_bytes()
+
+
+def test_an_empty_pack_is_header_alone(tmp_path: Path) -> None:
+    path = tmp_path / "p.skp"
+    with PackWriter(path, chunk_bytes=4096) as writer:
+        assert writer.seal(EMPTY) == 384
+    assert path.stat().st_size == 384
+    with open_pack(path) as pack:
+        assert pack.keys() == []
+
+
+def test_the_size_is_reported(tmp_path: Path) -> None:
+    path = write_pack(tmp_path / "p.skp", full_plan())
+    with open_pack(path) as pack:
+        assert pack.nbytes == path.stat().st_size
+
+
+def test_nothing_appears_before_the_seal(tmp_path: Path) -> None:
+    with PackWriter(tmp_path / "p.skp", chunk_bytes=4096):
+        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), PackWriter(tmp_path / "p.skp", chunk_bytes=4096):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_to_overwrite_unless_told(tmp_path: Path) -> None:
+    path = write_pack(tmp_path / "p.skp", tiny_plan("ulp"))
+    before = path.read_bytes()
+    with PackWriter(path, chunk_bytes=4096) as writer:
+        refused("output.exists", writer.seal, EMPTY)
+    assert path.read_bytes() == before
+    with PackWriter(path, chunk_bytes=4096, overwrite=True) as writer:
+        writer.seal(EMPTY)
+    assert path.stat().st_size == 384
+
+
+def test_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    refused("output.failed", PackWriter, tmp_path / "missing" / "p.skp", chunk_bytes=4096)
+
+
+def test_a_pack_is_a_plain_file(tmp_path: Path) -> None:
+    path = write_pack(tmp_path / "p.skp", tiny_plan("dense"))
+    assert stat.S_ISREG(path.stat().st_mode)
+    assert not path.stat().st_mode & 0o111
+    assert os.listdir(tmp_path) == ["p.skp"]
+
+
+def test_no_case_gives_no_segment(tmp_path: Path) -> None:
+    parts = take_apart(write_pack(tmp_path / "p.skp", plan_of()))
+    assert parts.storage == {"chunk_bytes": 4096, "segments": []}
+    assert parts.data == b""
+
+
+@pytest.mark.parametrize("metadata", [{"\u00e9": ""}, {f"{k:03}": "" for k in range(257)}], ids=["not ASCII", "257 pairs"])
+def test_a_manifest_that_no_reader_would_take_is_not_written(tmp_path: Path, metadata: dict[str, str]) -> None:
+    manifest = Manifest(base=EMPTY.base, result=EMPTY.result, tensors=(), metadata=metadata)
+    with PackWriter(tmp_path / "p.skp", chunk_bytes=4096) as writer, pytest.raises(SkillPackError):
+        writer.seal(manifest)
+    assert list(tmp_path.iterdir()) == []
