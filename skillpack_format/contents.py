@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from skillpack_format.bits import join_planes, split_planes
 from skillpack_format.catalog import codec_named, encoding_named
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import Array, dtype_named
 from skillpack_format.encodings._base import Encoded, Encoding, PartSpec, Target
 from skillpack_format.errors import SkillPackError, error
+from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.manifest import Component, Entry, Manifest, Report, raise_first
 from skillpack_format.storage import Extent, chunk_record

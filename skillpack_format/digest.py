@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from skillpack_format import wire
+from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from skillpack_format.arithmetic import SMALLEST_SCALE
 from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bits
+from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

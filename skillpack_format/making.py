@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, round_to_bits
 from skillpack_format.contents import is_compatible, target_of
 from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import Array, DType, bits_to_float64, convert_bits, dtype_named, tensor_nbytes
 from skillpack_format.encodings._base import Additive, Rewriting
+from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from skillpack_format import manifest as manifest_room
 from skillpack_format import storage as storage_room
 from skillpack_format import wire
@@ -20,6 +18,7 @@ from skillpack_format.digest import Bytes, sha256, sha256_of
 from skillpack_format.dtypes import Array
 from skillpack_format.encodings._base import Additive, Rewriting
 from skillpack_format.errors import error, located
+from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.making import Change, delta_of, make, start_of
 from skillpack_format.manifest import Entry, Manifest, Report, raise_first

@@ -484,10 +484,11 @@ def _lowrank() -> list[Case]:
 
 
 def _factors() -> list[Case]:
-    u = np.array([[1.0, -0.5]], np.float32)
-    v = np.array([[0.25, 0.125, -1.0]], np.float32)
-    s = np.array([1.5], np.float32)
-    wide = np.array([[1.0, 0.5], [0.25, -1.0]], np.float32)
+    u = np.array([[[1.0, -0.5]]], np.float32)  # (stack, rank, rows)
+    v = np.array([[[0.25, 0.125, -1.0]]], np.float32)
+    s = np.array([[1.5]], np.float32)
+    wide = np.array([[[1.0, 0.5], [0.25, -1.0]]], np.float32)
+    stacked = factors.Band("Q4", np.array([[1.5], [0.0]], np.float32), np.repeat(u, 2, axis=0), np.repeat(v, 2, axis=0))
     return [
         same_kind(
             f"{code}-{packing}",
@@ -504,12 +505,13 @@ def _factors() -> list[Case]:
             factors.banded(
                 [
                     factors.Band("F16", s, u, v),
-                    factors.Band("Q3", np.array([0.5, -0.25], np.float32), wide, np.repeat(v, 2, axis=0)),
+                    factors.Band("Q3", np.array([[0.5, -0.25]], np.float32), wide, np.repeat(v, 2, axis=1)),
                 ],
                 2,
                 "stream",
             ),
-        )
+        ),
+        added("stack", kind("F32", 2, 2, 3), factors.banded([stacked], 2, "lanes")),
     ]
 
 
@@ -538,7 +540,7 @@ def squeezable_plan(encoding: str) -> Plan:
         "blockq": lambda: added("t", matrix, blockq.rounded(few, 8, 128, "lanes")),
         "dense": lambda: added("t", flat, dense.replacement(np.full(200, 7, np.uint8), DTYPES["U8"])),
         "factors": lambda: added(
-            "t", matrix, factors.banded([factors.Band("BF16", np.ones(1, np.float32), few[:, :1].T, row)], 1, "lanes")
+            "t", matrix, factors.banded([factors.Band("BF16", np.ones((1, 1), np.float32), few[:, :1].reshape(1, 1, 2), row[None])], 1, "lanes")
         ),
         "lowrank": lambda: added(
             "t", matrix, lowrank.packed([int_slice([1.0], [[[1, 2]]], [[[99] + [0] * 127]])], "lanes")

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named
@@ -18,6 +16,7 @@ from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts,
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
+from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

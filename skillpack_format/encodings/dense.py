@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool, tensor_nbytes
 from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
 from skillpack_format.errors import error
 from skillpack_format.fields import one_of, require_keys, text
+from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
@@ -20,6 +18,7 @@ from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts,
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
+from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -296,10 +296,8 @@ def test_torch_gives_the_bits_of_numpy_for_large_factors(device: str) -> None:
     m, n, r = 70, 130, 16
     codes = [rng.integers(-128, 128, (1, r, dim)).astype(np.int8) for dim in (m, n)]
     slices = lowrank.packed([StackedSlice(np.array([2.0**-13 * 1.37], np.float32), *codes)], "lanes")
-    u, v = (rng.standard_normal((r, dim)).astype(np.float32) for dim in (m, n))
-    bands = factors.banded(
-        [factors.Band(code, np.abs(u[:, 0]).copy(), u, v) for code in ("F32", "Q4")], 16, "stream"
-    )
+    u, v = (rng.standard_normal((1, r, dim)).astype(np.float32) for dim in (m, n))
+    bands = factors.banded([factors.Band(code, np.abs(u[:, :, 0]), u, v) for code in ("F32", "Q4")], 16, "stream")
     base = rng.standard_normal((m, n)).astype("<f4").tobytes()
     case = same_kind("t", kind("F32", m, n), base, slices, bands)
     assert made_directly(case, torch_bench(device)) == made_directly(case, NUMPY_BENCH)

@@ -127,7 +127,7 @@ def test_a_stack_pads_the_matrices_that_need_fewer_ranks() -> None:
     pair = same(kind("F32", 2, 12, 12), raw, half)
     found = made(pair, sliced(pair, SLICES), pair.kind, raw)
     assert found.tobytes()[len(raw) // 2 :] == raw[len(raw) // 2 :]
-    assert share_lost(pair, found, raw) < 0.02
+    assert share_lost(pair, found, raw) < 0.05
 
 
 @pytest.mark.parametrize(("keep", "count"), [(0.25, 4), (1.0, 5), (0.01, 1)])
@@ -172,9 +172,13 @@ def test_bands_of_no_change_are_no_component(treatment: Bands) -> None:
     assert banded(same(kind("F32", 8, 8), raw, raw), treatment) == []
 
 
-def test_bands_are_for_single_matrices() -> None:
-    raw, wanted = tuned((2, 4, 4))
-    refused("unsupported.operation", banded, same(kind("F32", 2, 4, 4), raw, wanted), BANDS)
+def test_bands_of_a_stack_are_as_wide_as_its_widest_matrix() -> None:
+    raw, wanted = tuned((2, 12, 16))
+    half = wanted[: len(wanted) // 2] + raw[len(raw) // 2 :]  # the second matrix does not change
+    pair = same(kind("F32", 2, 12, 16), raw, half)
+    found = made(pair, banded(pair, BANDS), pair.kind, raw)
+    assert found.tobytes()[len(raw) // 2 :] == raw[len(raw) // 2 :]
+    assert share_lost(pair, found, raw) < 0.05
 
 
 @pytest.mark.parametrize(("call", "treatment"), [(sliced, SLICES), (pruned, Prune(0.5)), (banded, BANDS)])

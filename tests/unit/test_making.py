@@ -204,6 +204,6 @@ def test_a_delta_is_the_sum_of_additive_components_in_float32() -> None:
 
 def test_factors_are_summed_one_rank_after_the_other() -> None:
     # (2^-23 - 1)(1 + 2^-23) and so on: the order of rounding shows (spec/encodings/factors.md, factors-order)
-    band = factors.Band("F32", u32(0x3F800001).view("<f4"), u32(0x3F7FFFFE).view("<f4")[None], u32(0x3F800001).view("<f4")[None])
+    band = factors.Band("F32", *(u32(bits).view("<f4").reshape(shape) for bits, shape in ((0x3F800001, (1, 1)), (0x3F7FFFFE, (1, 1, 1)), (0x3F800001, (1, 1, 1)))))
     case = same_kind("t", kind("F32", 1, 1), hexed("010080bf"), factors.banded([band], 1, "lanes"))
     assert made(case) == "000080a8"
