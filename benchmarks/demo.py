@@ -34,6 +34,8 @@ WRONG_BASE: Final = 3  # the exit code
 SPOILED: Final = "encoder.layer.3.output.dense.weight"  # the tensor that gets the wrong bit
 SENTENCE: Final = "Return the index of the first element that is larger than the limit."
 
+START: Final = time.perf_counter()
+
 console: Final = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
 
 
@@ -53,7 +55,7 @@ class Kept:
 
 
 def say(text: str) -> None:
-    console.print(f"\n{text}", style="bold cyan")
+    console.print(f"\n[{time.perf_counter() - START:3.0f} s] {text}", style="bold cyan")
 
 
 def skillpack(folder: Path, *arguments: str, expect: int = 0) -> str:
@@ -137,7 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=report.ROOT / ".demo", help="a folder that is made anew (.demo)")
     options = parser.parse_args(arguments)
     out: Path = options.out
-    start = time.perf_counter()
     if out.exists() and not (out / "base").is_dir() and any(out.iterdir()):
         raise SystemExit(f"demo: {out} holds something else; it is left alone")
     shutil.rmtree(out, ignore_errors=True)
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_packs(out)
     refuse_wrong_base(out)
     compare(out)
-    say(f"Done in {time.perf_counter() - start:.0f} s. Base, tuned, packs and what they make: {out}")
+    say(f"Done. Base, tuned, packs and what they make lie in {out}")
     return 0
 
 

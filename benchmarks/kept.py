@@ -207,7 +207,7 @@ class Chart:
         return [part for x, dtype in places for part in (_dot(x, 20, dtype), _text(x + 10, 24, dtype))]
 
     def _series(self, dtype: str) -> list[str]:
-        """Dots joined in order of size along the integer slices, with the names on those of the first pair."""
+        """Dots joined in order of size along the integer slices, with the names of recipes on those of the first pair."""
         own = sorted((point for point in self.points if point.dtype == dtype), key=lambda point: point.nbytes)
         slices = [point for point in own if point.recipe not in ("graftllm", "lossless")]
         path = " ".join(f"{self._x(point.nbytes):.1f},{self._y(point.error):.1f}" for point in slices)
@@ -215,7 +215,7 @@ class Chart:
         for point in own:
             x, y = self._x(point.nbytes), self._y(point.error)
             parts.append(_dot(x, y, dtype, f"{dtype} {point.recipe}: {point.nbytes:,} bytes, error {point.error:.2g}"))
-            if dtype == "f32" or point.recipe in ("graftllm", "lossless"):
+            if point.recipe in recipes.RECIPES and (dtype == "f32" or point.error == 0):
                 parts.append(_text(x + 7, y - 7, point.recipe, colour=COLOURS[dtype]))
         return parts
 

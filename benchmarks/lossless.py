@@ -164,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "One fine-tune of all-MiniLM-L6-v2 (`benchmarks/minilm.py`) in three dtypes; bytes are those of whole files. "
     )
     text += "A pack also proves its base and its result by digest; the time of both is in its figures. "
-    text += f"`zstd -{LEVEL}` is Python's zstandard {zstandard.__version__} on one thread; the patch is made by the program "
-    text += "`zstd` as it stands, with a window that holds both files, where that is installed.\n\n"
+    text += f"`zstd -{LEVEL}` is Python's zstandard {zstandard.__version__} on one thread; the patch is made by "
+    text += "the program `zstd` as it stands, with a window that holds both files, where that is installed.\n\n"
     report.write("lossless.md", "benchmarks.lossless", "Lossless packs", text + report.markdown(HEADERS, cells))
     return 0 if all(row.exact for row in rows) else 1
 

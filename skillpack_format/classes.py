@@ -53,7 +53,7 @@ def user_rule(text: str) -> Rule:
         raise error("usage.argument", "", f"{text!r} is not PATTERN=CLASS with a class of {', '.join(CLASSES)}")
     try:
         return _rule(pattern, tensor_class)
-    except re.error as found:
+    except (re.error, OverflowError) as found:
         raise error("usage.argument", "", f"the pattern {pattern!r} is malformed: {found}") from None
 
 

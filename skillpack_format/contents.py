@@ -90,7 +90,7 @@ def is_compatible(base: TensorKind | None, result: TensorKind) -> bool:
         return False
     before, after = dtype_named(base.dtype), dtype_named(result.dtype)
     same_rows = base.shape == result.shape
-    resized = len(base.shape) == len(result.shape) >= 1 and base.shape[1:] == result.shape[1:] and bool(before.itemsize)
+    resized = len(base.shape) == len(result.shape) >= 1 and base.shape[1:] == result.shape[1:]
     return (before == after or (before.is_arithmetic and after.is_arithmetic)) and (same_rows or resized)
 
 
@@ -123,9 +123,10 @@ def _check_stack(entry: Entry, planned: Sequence[PlannedComponent], target: Targ
     if True in adds and not target.dtype.is_arithmetic:
         raise error("manifest.components", where, f"{target.dtype.name} cannot be added to; F32, F16 and BF16 can")
     base_kind = entry.base.kind if entry.base else None
-    compatible = is_compatible(base_kind, TensorKind(target.dtype.name, target.shape))
-    if not planned and target.numel and not compatible:
-        raise error("manifest.components", where, "no components, and no START to be made from the base")
+    result_kind = TensorKind(target.dtype.name, target.shape)
+    compatible = is_compatible(base_kind, result_kind)
+    if not planned and target.numel and (not compatible or base_kind == result_kind):
+        raise error("manifest.components", where, "no components, and neither dtype nor rows of the base to change")
     if True in adds and compatible and entry.base and not dtype_named(entry.base.kind.dtype).is_arithmetic:
         raise error("manifest.components", where, f"{entry.base.kind.dtype} cannot be added to")
 

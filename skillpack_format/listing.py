@@ -41,9 +41,9 @@ def base_ref(listing: Listing) -> BaseRef:
     return BaseRef(len(listing), checkpoint_digest(listing.items()), prints)
 
 
-def kind_fault(manifest: Manifest, checkpoint: Checkpoint) -> SkillPackError | None:
-    """What is wrong with the base as far as names, dtypes and shapes tell, unread (apply.md, steps 1 and 2)."""
-    faults = [fault for entry in manifest.tensors if (fault := _entry_fault(entry, checkpoint)) is not None]
+def kind_fault(manifest: Manifest, specs: Mapping[str, TensorSpec]) -> SkillPackError | None:
+    """What is wrong with a base of these tensors as far as names, dtypes and shapes tell (apply.md, steps 1 and 2)."""
+    faults = [fault for entry in manifest.tensors if (fault := _entry_fault(entry, specs)) is not None]
     if faults:
         code, name, message = faults[0]
         more = (
@@ -52,16 +52,16 @@ def kind_fault(manifest: Manifest, checkpoint: Checkpoint) -> SkillPackError | N
             else ""
         )
         return error(code, f"tensor {name!r}", message + more)
-    found, due = len(checkpoint.specs), manifest.base.count
+    found, due = len(specs), manifest.base.count
     if found != due:
         code = "base.extra" if found > due else "base.missing"
         return error(code, "base", f"it has {found} tensors, the pack was made for one of {due}")
     return None
 
 
-def _entry_fault(entry: Entry, checkpoint: Checkpoint) -> tuple[str, str, str] | None:
-    """Code, name and message where one entry does not fit the checkpoint."""
-    spec = checkpoint.specs.get(entry.name)
+def _entry_fault(entry: Entry, specs: Mapping[str, TensorSpec]) -> tuple[str, str, str] | None:
+    """Code, name and message where one entry does not fit."""
+    spec = specs.get(entry.name)
     if entry.base is None:
         return ("base.extra", entry.name, "the base has it, and the pack would add it") if spec is not None else None
     if spec is None:

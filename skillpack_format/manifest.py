@@ -21,7 +21,7 @@ from skillpack_format.names import check_side_file_name, check_tensor_name
 FORMAT: Final = "skillpack/1"
 CLASSES: Final = ("attention", "bias", "embedding", "expert", "head", "mlp", "norm", "other", "router")
 _STATS: Final = ("changed", "error", "norm", "projection")
-_MOST: Final = (1 << 63) - 1
+_MOST: Final = (1 << 64) - 1  # what the wire can hold; limits come after
 
 Report = Callable[[SkillPackError], None]
 
@@ -196,13 +196,16 @@ def _parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
     module = text(plain, "module", where)
     if module:
         check_tensor_name(module, limits, where)
+    alias = text(plain, "alias", where) if "alias" in plain else None
+    if alias is not None:
+        check_tensor_name(alias, limits, where)
     entry = Entry(
         name=name,
         tensor_class=one_of(plain, "class", CLASSES, where),
         module=module,
         base=_parse_identity(plain["base"], f"{where} base", limits) if "base" in plain else None,
         result=_parse_identity(plain["result"], f"{where} result", limits) if "result" in plain else None,
-        alias=text(plain, "alias", where) if "alias" in plain else None,
+        alias=alias,
         components=_parse_components(plain, where, limits),
         stats=_parse_stats(plain["stats"], where) if "stats" in plain else {},
     )

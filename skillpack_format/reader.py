@@ -131,7 +131,11 @@ class Pack:
             message = f"{change_of(entry)} by replacing bits, which is no delta; use get_tensor with the base"
             raise error("unsupported.operation", f"tensor {name!r}", message)
         target = target_of(entry.result.kind)
-        return delta_of(target.grid, change.additive, bench).reshape(target.shape)
+        delta = delta_of(target.grid, change.additive, bench)
+        try:
+            return delta.reshape(target.shape)
+        except ValueError:  # no elements, and dimensions that no array can have
+            raise error("unsupported.operation", f"tensor {name!r}", f"numpy has no shape {target.shape}") from None
 
     def get_tensor(
         self,

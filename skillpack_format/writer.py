@@ -14,9 +14,10 @@ from typing import Final
 
 from skillpack_format import wire
 from skillpack_format.container import write_header
-from skillpack_format.contents import StoredContent
+from skillpack_format.contents import StoredContent, plan
 from skillpack_format.durable import atomic_file, output_errors
-from skillpack_format.manifest import Manifest
+from skillpack_format.limits import DEFAULT_LIMITS
+from skillpack_format.manifest import Manifest, parse
 from skillpack_format.storage import Segment, Storage, align
 
 CODEC: Final = "zstd"
@@ -53,9 +54,11 @@ class PackWriter:
         self._segments.append(Segment(content.codec, content.table))
 
     def seal(self, manifest: Manifest) -> int:
-        """Write the file durably and return its size in bytes."""
+        """Write the file durably and return its size in bytes; what no reader would take is refused first."""
+        document = manifest.to_bytes()
+        plan(parse(wire.read(document, DEFAULT_LIMITS, "MANIFEST")))
         storage = wire.write(Storage(self._chunk_bytes, tuple(self._segments)).to_plain())
-        header = write_header(manifest.to_bytes(), storage, self._end)
+        header = write_header(document, storage, self._end)
         with output_errors(self.path):
             self._waiting.seek(0)
             with atomic_file(self.path, overwrite=self._overwrite) as out:

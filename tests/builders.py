@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,21 @@ def random_bytes(count: int, seed: int = 1) -> bytes:
     return np.random.default_rng(seed).bytes(count)
 
 
-def refused(code: str, call: Callable[..., Any], *args: Any, **named: Any) -> SkillPackError:
-    """The SkillPackError that ``call`` must raise, with this code."""
+def fault_of(call: Callable[..., Any], *args: Any, **named: Any) -> SkillPackError | None:
+    """The SkillPackError that ``call`` raises, None where it raises nothing."""
     try:
         call(*args, **named)
     except SkillPackError as found:
-        assert found.code == code, f"refused as {found.code}, not {code}: {found}"
         return found
-    raise AssertionError(f"not refused, {code} was expected")
+    return None
+
+
+def refused(code: str, call: Callable[..., Any], *args: Any, **named: Any) -> SkillPackError:
+    """The SkillPackError that ``call`` must raise, with this code."""
+    found = fault_of(call, *args, **named)
+    assert found is not None, f"not refused, {code} was expected"
+    assert found.code == code, f"refused as {found.code}, not {code}: {found}"
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- cases
@@ -217,7 +225,7 @@ def read_everything(path: Path) -> Pack:
     with Pack(path) as pack:
         for segment in range(len(pack.contents.all)):
             pack.read_content(segment)
-        for name in pack.keys():
+        for name in pack.entries:
             pack.open_components(name)
     return pack
 
@@ -341,7 +349,7 @@ def with_content(parts: Parts, index: int, content: bytes) -> Parts:
     lengths = [len(each) for each in chunks_of(parts, index)]
     assert sum(lengths) == len(content)
     ends = np.cumsum([0, *lengths])
-    chunks = [content[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    chunks = [content[a:b] for a, b in pairwise(ends)]
     return with_chunks(parts, index, chunks, sha=hashlib.sha256(content).digest())
 
 
@@ -540,7 +548,11 @@ def squeezable_plan(encoding: str) -> Plan:
         "blockq": lambda: added("t", matrix, blockq.rounded(few, 8, 128, "lanes")),
         "dense": lambda: added("t", flat, dense.replacement(np.full(200, 7, np.uint8), DTYPES["U8"])),
         "factors": lambda: added(
-            "t", matrix, factors.banded([factors.Band("BF16", np.ones((1, 1), np.float32), few[:, :1].reshape(1, 1, 2), row[None])], 1, "lanes")
+            "t",
+            matrix,
+            factors.banded(
+                [factors.Band("BF16", np.ones((1, 1), np.float32), few[:, :1].reshape(1, 1, 2), row[None])], 1, "lanes"
+            ),
         ),
         "lowrank": lambda: added(
             "t", matrix, lowrank.packed([int_slice([1.0], [[[1, 2]]], [[[99] + [0] * 127]])], "lanes")

@@ -13,7 +13,7 @@ KINDS = "container-all-kinds-validate"
 # what ALL_KINDS asks for: limit -> (value, stage's requirement)
 ASKED = {
     "tensors": (8, "limit.exceeded/tensors"), "tensor_rank": (2, "limit.exceeded/rank"),
-    "tensor_bytes": (20, "limit.exceeded/tensor-bytes"), "name_bytes": (8, "limit.exceeded/name"),
+    "tensor_bytes": (26, "limit.exceeded/tensor-bytes"), "name_bytes": (8, "limit.exceeded/name"),
     "components": (2, "limit.exceeded/components"), "chunk_bytes": (4096, "limit.exceeded/chunk"),
     "metadata_entries": (2, "limit.exceeded/metadata"), "metadata_bytes": (25, "limit.exceeded/metadata"),
     "side_files": (2, "limit.exceeded/side-files"), "side_file_bytes": (304, "limit.exceeded/side-files"),
@@ -85,12 +85,18 @@ def defaults(suite: Suite) -> None:
     )  # fmt: skip
     counts = Model({"beside": raw("U8", [1], b"\1")})
     suite.accept("limit-counts", "A pack that changes nothing of one tensor", counts, "limit.exceeded/tensors", op="validate")
-    for value in (262145, (1 << 64) - 1):
-        suite.reject(
-            f"limit-base-count-{value}", f"base.count is {value}", "limit-counts",
-            Change(manifest=[put("base/count", value), put("result/count", value)]), "limit.exceeded",
-            "limit.exceeded/tensors reader.arithmetic",
-        )  # fmt: skip
+    for value in (262145, 262144):
+        edits = [put("base/count", value), put("base/prints", bytes(4 * value)), put("result/count", value)]
+        if value > 262144:
+            suite.reject(
+                "limit-base-count-above", "A base of 262145 tensors", "limit-counts", Change(manifest=edits),
+                "limit.exceeded", "limit.exceeded/tensors",
+            )  # fmt: skip
+        else:
+            suite.variant(
+                "limit-base-count-at", "A base of 262144 tensors", "limit-counts", Change(manifest=edits),
+                "limit.exceeded/tensors reader.least wire.not-shortest",
+            )  # fmt: skip
     for count in (256, 257):
         metadata = {f"k{k:03}": "" for k in range(count)}
         if count == 256:

@@ -41,8 +41,8 @@ def tensors(suite: Suite) -> None:
         )  # fmt: skip
     illegal = {
         "empty": "", "space": "a b", "nul": "a\0b", "del": "a\x7f", "escape": "\x1b[2J", "line-feed": "a\nb", "return": "a\rb",
-        "csi": "\x9b2J", "latin": "\u00e9", "combining": "e\u0301", "bidi": "a\u202eb", "zero-width": "a\u200bb",
-        "cyrillic": "l\u0430yers", "tag": "a\U000e0041", "trailing-line-feed": "a\n", "leading-space": " a", "tab": "\t",
+        "csi": "a\x9b2J", "latin": "a\u00e9", "combining": "ae\u0301", "bidi": "a\u202eb", "zero-width": "a\u200bb",
+        "cyrillic": "al\u0430yers", "tag": "a\U000e0041", "trailing-line-feed": "a\n", "leading-space": " a", "tab": "\t",
     }  # fmt: skip
     for name, text in illegal.items():
         suite.reject(
@@ -61,11 +61,11 @@ def tensors(suite: Suite) -> None:
     )  # fmt: skip
     for key in ("name", "module"):
         suite.reject(
-            f"{key}-of-513", f"A {key} of 513 bytes", OF, Change(manifest=[put(f"tensors/{A}/{key}", "n" * 513)]),
+            f"{key}-of-513", f"A {key} of 513 bytes", OF, Change(manifest=[put(f"tensors/{A}/{key}", "a" * 513)]),
             "limit.exceeded", "limit.exceeded/name limit.exceeded",
         )  # fmt: skip
         suite.reject(
-            f"{key}-of-1-mib", f"A {key} of 1 MiB", OF, Change(manifest=[put(f"tensors/{A}/{key}", "n" * (1 << 20))]),
+            f"{key}-of-1-mib", f"A {key} of 1 MiB", OF, Change(manifest=[put(f"tensors/{A}/{key}", "a" * (1 << 20))]),
             "limit.exceeded", "limit.exceeded/name error.text",
         )  # fmt: skip
 
@@ -149,11 +149,6 @@ def aliases(suite: Suite) -> None:
     suite.reject(
         "alias-unlisted-other-bytes", "An alias of a base tensor of other bytes", "alias-unlisted",
         Change(manifest=[put("tensors/0/alias", "a")]), "manifest.alias", "manifest.alias/unlisted",
-    )  # fmt: skip
-    suite.reject(
-        "alias-unlisted-other-shape", "An alias of a base tensor of another shape", "alias-unlisted",
-        Change(manifest=[put("tensors/0/result/shape", [2, 1])]), "manifest.alias",
-        "manifest.alias/unlisted",
     )  # fmt: skip
     suite.variant(
         "alias-to-nothing-no-base", "An alias of a tensor that the pack does not list, no base given", "alias-unlisted",

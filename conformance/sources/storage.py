@@ -208,11 +208,11 @@ def lengths(suite: Suite) -> None:
     )  # fmt: skip
     for at, words in ((8, "first"), (63, "last")):
         suite.reject(
-            f"storage-padding-{words}", f"The {words} padding byte after a segment is 1", OF,
+            f"segment-padding-{words}", f"The {words} padding byte after a segment is 1", OF,
             Change(data=[write(at, b"\1")]), "framing.padding", "framing.padding/segments", "No byte can hide.",
         )  # fmt: skip
     suite.reject(
-        "storage-padding-apply", "The last padding byte after a segment is 1: apply", "container-all-kinds-apply",
+        "segment-padding-apply", "The last padding byte after a segment is 1: apply", "container-all-kinds-apply",
         Change(data=[write(63, b"\1")]), "framing.padding", "framing.padding/segments safe.no-result",
     )  # fmt: skip
     suite.reject(

@@ -146,22 +146,23 @@ class _Chain:
         self.options = options
         self._index = {name: index for index, name in enumerate(checkpoint.specs)}
         self._digests: dict[str, bytes] = {}
-        self._require_kinds()
+        self._require_row()
         self.specs = self._result_specs()
 
-    def _require_kinds(self) -> None:
-        fault = kind_fault(self.packs[0].manifest, self.checkpoint)
-        if fault is not None:
-            raise fault
+    def _require_row(self) -> None:
+        """Every pack was made for the result of the one before it."""
         for before, after in zip(self.packs, self.packs[1:], strict=False):
             if before.manifest.result.digest != after.manifest.base.digest:
                 message = f"it was not made for the result of {before.path.name}; packs in a row build on each other"
                 raise error("base.content", f"pack {after.path.name}", message)
 
     def _result_specs(self) -> dict[str, TensorSpec]:
-        """Every tensor of the result, ascending by name."""
+        """Every tensor of the result, ascending by name; each pack must fit what the ones before it leave."""
         specs = dict(self.checkpoint.specs)
         for pack in self.packs:
+            fault = kind_fault(pack.manifest, specs)
+            if fault is not None:
+                raise fault
             _require_alias_targets(pack, specs)
             for entry in pack.manifest.tensors:
                 if entry.result is None:

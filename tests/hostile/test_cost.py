@@ -9,6 +9,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ def test_a_tensor_of_64_gib_without_chunks_allocates_nothing(tmp_path: Path) -> 
 
 def test_an_added_tensor_without_elements_costs_nothing(tmp_path: Path) -> None:
     parts = Parts(document(1), {"chunk_bytes": 4096, "segments": []}, b"")
-    parts.manifest["tensors"][0].update(components=[], result={"dtype": "F32", "sha256": bytes(32), "shape": [0, 1 << 62]})
+    parts.manifest["tensors"][0].update(
+        components=[], result={"dtype": "F32", "sha256": bytes(32), "shape": [0, 1 << 62]}
+    )
     path = tmp_path / "p.skp"
     path.write_bytes(put_together(parts))
     with peak_below(MIB):
@@ -171,7 +174,7 @@ def calls_of(work: Callable[[], object]) -> int:
 def steps_of(build: Callable[[int], Callable[[], object]], size: int = 60) -> list[float]:
     """How many times more steps twice the size takes, for two doublings."""
     counts = [calls_of(build(size << k)) for k in range(3)]
-    return [after / before for before, after in zip(counts, counts[1:], strict=False)]
+    return [after / before for before, after in pairwise(counts)]
 
 
 def reading(count: int) -> Callable[[], object]:

@@ -116,14 +116,20 @@ def zeroed(blob: bytes, at: int) -> bytes:
     return blob[:at] + bytes(min(64, len(blob) - at)) + blob[at + 64 :]
 
 
-@pytest.mark.parametrize("harm", [zeroed, lambda blob, at: blob[:at] + b"\xff" * min(64, len(blob) - at) + blob[at + 64 :]], ids=["zeros", "ones"])
+@pytest.mark.parametrize(
+    "harm",
+    [zeroed, lambda blob, at: blob[:at] + b"\xff" * min(64, len(blob) - at) + blob[at + 64 :]],
+    ids=["zeros", "ones"],
+)
 def test_refuses_every_torn_block(pack: Path, harm: Callable[[bytes, int], bytes]) -> None:
     blob = pack.read_bytes()
     harmed = ((f"block {at}", harm(blob, at)) for at in range(0, len(blob), 64))
     variants(pack, ((what, each) for what, each in harmed if each != blob))
 
 
-@pytest.mark.parametrize("tail", [b"\0", bytes(4096), b"PK\x05\x06" + bytes(18), None], ids=["a zero", "a page", "a zip", "itself"])
+@pytest.mark.parametrize(
+    "tail", [b"\0", bytes(4096), b"PK\x05\x06" + bytes(18), None], ids=["a zero", "a page", "a zip", "itself"]
+)
 def test_refuses_anything_appended(pack: Path, tail: bytes | None) -> None:
     blob = pack.read_bytes()
     variants(pack, iter([("appended", blob + (blob if tail is None else tail))]))

@@ -20,6 +20,7 @@ from builders import (
     contents_of,
     copy_of,
     f32,
+    fault_of,
     full_plan,
     hexed,
     kind,
@@ -38,8 +39,8 @@ from builders import (
 )
 
 from skillpack_format import apply, prove, validate
-from skillpack_format.encodings import dense
 from skillpack_format.dtypes import DTYPES
+from skillpack_format.encodings import dense
 from skillpack_format.errors import SkillPackError
 from skillpack_format.reader import Pack
 
@@ -143,21 +144,27 @@ def record(stored: int, segment: int = 0) -> Harm:
 
 SHA = bytes(32)
 HEADER: dict[str, tuple[Harm, str]] = {
-    # E: integers and sizes
-    "E01 a shape whose product wraps to 4": (put(f"tensors {NEW} result shape", [4194305, 4194305, 211106198978564]), "limit.exceeded"),
+    # group E, integers and sizes
+    "E01 a shape whose product wraps to 4": (
+        put(f"tensors {NEW} result shape", [4194305, 4194305, 211106198978564]),
+        "limit.exceeded",
+    ),
     "E02 a shape whose product wraps to 0": (put(f"tensors {NEW} result shape", [1 << 32, 1 << 32]), "limit.exceeded"),
     "E04 rank 9": (put(f"tensors {NEW} result shape", [1] * 9), "limit.exceeded"),
     "E04 rank 10000": (put(f"tensors {NEW} result shape", [1] * 10_000), "limit.exceeded"),
     "E05 more elements than stored": (put(f"tensors {COMBINED} result shape", [2, 4]), "storage.chunk-length"),
     "E05 fewer elements than stored": (put(f"tensors {COMBINED} result shape", [2, 2]), "storage.chunk-length"),
-    "E06 a sub-byte tensor of an odd number": (put(f"tensors {OLD} base", {"dtype": "F4", "sha256": SHA, "shape": [3]}), "manifest.shape"),
+    "E06 a sub-byte tensor of an odd number": (
+        put(f"tensors {OLD} base", {"dtype": "F4", "sha256": SHA, "shape": [3]}),
+        "manifest.shape",
+    ),
     "E13 rank 0": (put(f"tensors {GROWN} components 0 slices 0 rank", 0), "manifest.parameter"),
     "E13 rank above the smaller side": (put(f"tensors {GROWN} components 0 slices 0 rank", 4), "manifest.parameter"),
     "E13 rank 2^64-1": (put(f"tensors {GROWN} components 0 slices 0 rank", (1 << 64) - 1), "manifest.parameter"),
     "E14 0 bits": (put(f"tensors {GROWN} components 0 slices 0 bits_u", 0), "manifest.parameter"),
     "E14 9 bits": (put(f"tensors {GROWN} components 0 slices 0 bits_v", 9), "manifest.parameter"),
     "E14 255 bits": (put(f"tensors {GROWN} components 0 slices 0 bits_v", 255), "manifest.parameter"),
-    # G: the documents as msgpack
+    # group G, the documents as msgpack
     "G01 an array of 2^32-1 in 5 bytes": (document("manifest", hexed("ddffffffff")), "wire.truncated"),
     "G01 a map of 2^32-1 in 5 bytes": (document("manifest", hexed("dfffffffff")), "wire.truncated"),
     "G01 a bin of 2^32-1 in 5 bytes": (document("storage", hexed("c6ffffffff")), "wire.truncated"),
@@ -188,7 +195,7 @@ HEADER: dict[str, tuple[Harm, str]] = {
     "E07 a negative integer": (put("base count", -1), "wire.type"),
     "E07 true": (put("base count", True), "wire.type"),
     "E07 nil": (put("metadata", None), "wire.type"),
-    # H: meaning of MANIFEST
+    # group H, meaning of MANIFEST
     "H02 an unknown key at the top": (put("created", 1), "manifest.unknown-key"),
     "H02 an unknown key in an entry": (put("tensors 0 offset", 0), "manifest.unknown-key"),
     "H02 an unknown key in a component": (put("tensors 0 components 0 offset", 0), "manifest.unknown-key"),
@@ -229,7 +236,7 @@ HEADER: dict[str, tuple[Harm, str]] = {
     "an alias of another tensor": (put(f"tensors {TIED} alias", "m.grown"), "manifest.alias"),
     "an alias with components": (put(f"tensors {TIED} components", []), "manifest.components"),
     "a removed tensor with components": (put(f"tensors {OLD} components", []), "manifest.components"),
-    # I: names
+    # group I, names
     "I01 an empty name": (put("tensors 0 name", ""), "manifest.name"),
     "I01 a name of 1 MB": (put("tensors 0 name", "x" * 1_000_000), "limit.exceeded"),
     "I02 a control character": (put("tensors 0 name", "m.\x00"), "manifest.name"),
@@ -247,7 +254,7 @@ HEADER: dict[str, tuple[Harm, str]] = {
     "J05 a shard as side file": (put("files 0 name", "model.safetensors"), "manifest.file-name"),
     "J09 a side file of 1 TiB": (put("files 0 length", 1 << 40), "limit.exceeded"),
     "J10 code as side file": (put("files 0 name", "modeling.py"), "manifest.file-name"),
-    # D: where bytes lie
+    # group D, where bytes lie
     "D03 a byte after the last segment": (with_gap(1), "storage.data-length"),
     "D03 a segment's worth after the last": (with_gap(64), "storage.data-length"),
     "D08 a segment too many": (add_segment, "storage.segments"),
@@ -302,7 +309,9 @@ def test_refuses_a_forged_header_with(full: Path, name: str) -> None:
     assert code in {problem.code for problem in report.problems}
 
 
-@pytest.mark.parametrize("name", ["m.../../etc/passwd", "m./abs", "m.C:\\x", "m.[bold]", "m.{0.__class__}", "m.__proto__", "m.%n", "m.-rf"])
+@pytest.mark.parametrize(
+    "name", ["m.../../etc/passwd", "m./abs", "m.C:\\x", "m.[bold]", "m.{0.__class__}", "m.__proto__", "m.%n", "m.-rf"]
+)
 def test_odd_names_of_visible_ascii_are_only_names(full: Path, name: str) -> None:
     # "m." keeps the entry in its place: these sort before m.old and after m.nothing, or move the last entry
     parts = copy_of(take_apart(full))
@@ -316,7 +325,7 @@ def test_odd_names_of_visible_ascii_are_only_names(full: Path, name: str) -> Non
     path = full.with_name("named.skp")
     path.write_bytes(put_together(parts))
     with Pack(path) as pack:
-        assert name in pack.keys()
+        assert name in pack.entries
 
 
 def test_padding_between_segments_must_be_zero(full: Path) -> None:
@@ -399,7 +408,8 @@ def poke(at: int, *values: int) -> Harm:
     return harm
 
 
-# Contents: dense add (F16, 6 values): planes of 6 bytes, low then high. sparse gap8 of 600: the index 0 0 252 0 255 88, 5 values.
+# Contents: dense add (F16, 6 values): planes of 6 bytes, low then high. sparse gap8 of 600: the index
+# 0 0 252 0 255 88, then 5 values.
 # blockq zeros: 3 codes, F32 scales in planes of 4, zeros in planes of 4. lowrank one: scale 4, u 1, v 2.
 VALUES: dict[str, tuple[str, str, Harm, str]] = {
     "M08 a BOOL of 7": ("dense", "bool", poke(1, 7), "payload.value"),
@@ -475,7 +485,9 @@ def test_a_frame_in_a_raw_segment_is_refused(tmp_path: Path) -> None:
 
 def chain(folder: Path) -> tuple[Path, Path, Path]:
     """A base, a pack of it, and a pack that changes nothing of that pack's result."""
-    plan = plan_of(same_kind("b", kind("F32", 2), f32(1, 2), dense.replacement(np.frombuffer(f32(3, 4), "<u4"), DTYPES["F32"])))
+    plan = plan_of(
+        same_kind("b", kind("F32", 2), f32(1, 2), dense.replacement(np.frombuffer(f32(3, 4), "<u4"), DTYPES["F32"]))
+    )
     base = write_base(folder / "base.safetensors", plan)
     first = write_pack(folder / "1.skp", plan)
     after = Plan({}, unchanged=plan.result())
@@ -491,7 +503,14 @@ GHOST = {"dtype": "F32", "sha256": bytes(32), "shape": [2]}
     "ghost",
     [
         {"class": "mlp", "module": "", "name": "ghost", "base": GHOST},
-        {"class": "mlp", "module": "", "name": "ghost", "base": GHOST, "result": {**GHOST, "dtype": "BF16"}, "components": []},
+        {
+            "class": "mlp",
+            "module": "",
+            "name": "ghost",
+            "base": GHOST,
+            "result": {**GHOST, "dtype": "BF16"},
+            "components": [],
+        },
     ],
     ids=["removed", "changed"],
 )
@@ -530,31 +549,19 @@ def test_an_alias_of_a_tensor_nobody_has_is_refused(full: Path) -> None:
     refused("manifest.alias", prove, base, [harmed(full, put(f"tensors {TWIN} alias", "m.ghost"))])
 
 
-def test_an_alias_with_a_name_that_no_tensor_can_have_is_refused(full: Path) -> None:
-    base = full.with_name("base.safetensors")
-    refused("manifest.alias", prove, base, [harmed(full, put(f"tensors {TWIN} alias", "\x1b[2J"))])
+@pytest.mark.parametrize("name", ["", "\x1b[2J", "m.\u202e"])
+def test_an_alias_with_a_name_that_no_tensor_can_have_is_refused(full: Path, name: str) -> None:
+    path = harmed(full, put(f"tensors {TWIN} alias", name))
+    refused("manifest.name", Pack, path)
+    assert not validate(path).is_valid
 
 
-def test_the_schema_and_the_reader_agree_on_the_names_of_aliases(full: Path) -> None:
-    # manifest.schema.json wants visible ASCII; manifest.md lets any name stand that no entry has, until the base is known
-    path = harmed(full, put(f"tensors {TWIN} alias", "\x1b[2J"))
-    try:
-        Pack(path).close()
-    except SkillPackError:
-        is_readable = False
-    else:
-        is_readable = True
-    assert validate(path).is_valid == is_readable
-
-
-def test_a_delta_of_a_tensor_with_a_huge_dimension_and_no_element_is_an_empty_array(full: Path) -> None:
+def test_a_delta_of_a_tensor_with_a_huge_dimension_and_no_element_is_empty_or_refused(full: Path) -> None:
     shape = [0, (1 << 63) - 1]
     path = harmed(full, put(f"tensors {NOTHING} result shape", shape))
     with Pack(path) as pack:
-        try:
-            assert pack.get_delta("m.nothing").shape == tuple(shape)
-        except SkillPackError as found:
-            assert found.code == "unsupported.operation"
+        found = fault_of(pack.get_delta, "m.nothing")
+    assert found is None or found.code == "unsupported.operation"
 
 
 def test_checksums_of_these_tests_are_those_of_zlib() -> None:

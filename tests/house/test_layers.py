@@ -15,7 +15,7 @@ THIRD_PARTY = {"numpy", "msgpack", "zstandard", "safetensors", "jsonschema", "th
 
 # From the ground up. A module may import what stands on a lower line, and on its own line what comes before it.
 ORDER = """
-problems errors limits
+lazy_numpy problems errors limits
 dtypes names fields wire digest bits arithmetic groups
 linalg slicing sources durable progress storage container
 manifest
@@ -117,7 +117,9 @@ def test_imports_lead_downwards(name: str) -> None:
 def test_modules_of_a_room_do_not_import_each_other(room: str) -> None:
     for name in MODULES:
         if name.startswith(f"{room}.") and name not in DOORS:
-            assert [t for t in edges(name) if t.startswith(("encodings.", "codecs.", "stores.")) and t != f"{room}._base"] == []
+            assert [
+                t for t in edges(name) if t.startswith(("encodings.", "codecs.", "stores.")) and t != f"{room}._base"
+            ] == []
 
 
 @pytest.mark.parametrize("name", sorted(DOORS))
@@ -157,7 +159,10 @@ def test_nothing_imports_the_door_to_torch_but_the_opening() -> None:
 
 def test_only_the_catalog_and_the_encoders_know_single_encodings() -> None:
     def knows(name: str) -> bool:
-        return any(target.startswith(("encodings.", "codecs.")) and "_base" not in target and target not in DOORS for target in edges(name))
+        return any(
+            target.startswith(("encodings.", "codecs.")) and "_base" not in target and target not in DOORS
+            for target in edges(name)
+        )
 
     assert [name for name in MODULES if knows(name)] == ["encoders"]
 
@@ -181,7 +186,9 @@ def test_the_library_has_no_mouth_and_no_exit(name: str) -> None:
     for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in ("print", "input", "exit", "quit", "sys.exit", "eval", "exec", "breakpoint"), f"line {node.lineno}"
+            assert called not in ("print", "input", "exit", "quit", "sys.exit", "eval", "exec", "breakpoint"), (
+                f"line {node.lineno}"
+            )
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -17,13 +17,15 @@ REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
     "ApplicationReport", "ApplyOptions", "ConversionReport", "ConvertOptions", "InspectionReport", "Limits", "Pack",
-    "SkillPackError", "TensorInfo", "ValidationReport", "apply", "convert", "inspect", "open_pack", "prove", "safe_open",
-    "validate",
+    "SkillPackError", "TensorInfo", "ValidationReport", "apply", "convert", "inspect", "open_pack", "prove",
+    "safe_open", "validate",
 }  # fmt: skip
 
 
 def in_a_new_process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -48,6 +50,15 @@ def test_the_public_names_are_the_documented_ones() -> None:
 def test_every_public_name_is_there_and_described(name: str) -> None:
     found = getattr(skillpack_format, name)
     assert (inspect.getdoc(found) or "").strip()
+
+
+def test_a_name_that_is_not_public_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = skillpack_format.no_such_name
+
+
+def test_every_public_name_is_listed() -> None:
+    assert set(dir(skillpack_format)) >= PUBLIC
 
 
 def test_the_example_of_the_front_page_uses_public_names_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from skillpack_format.catalog import ENCODINGS, encoding_named
 from skillpack_format.contents import target_of
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import DTYPES
-from skillpack_format.encodings import dense, sparse
+from skillpack_format.encoders import StackedSlice
+from skillpack_format.encodings import dense, factors, lowrank, sparse
 from skillpack_format.making import delta_of
 from skillpack_format.reader import Pack
 
@@ -84,7 +86,9 @@ def test_a_pack_makes_the_bits_that_its_components_make(case: Case, codec: str, 
 def test_the_pack_id_does_not_depend_on_how_contents_are_stored(case: Case, tmp_path: Path) -> None:
     found = set()
     for codec, chunk_bytes in (("raw", 4096), ("zstd", 4096), ("zstd", 1 << 20)):
-        with Pack(write_pack(tmp_path / f"{codec}{chunk_bytes}", plan_of(case), codec=codec, chunk_bytes=chunk_bytes)) as pack:
+        with Pack(
+            write_pack(tmp_path / f"{codec}{chunk_bytes}", plan_of(case), codec=codec, chunk_bytes=chunk_bytes)
+        ) as pack:
             found.add(pack.pack_id)
     assert len(found) == 1
 
@@ -168,7 +172,7 @@ def test_permuted_planes_are_refused(case: Case, tmp_path: Path) -> None:
     for segment in range(len(case.encoded)):
         chunks = chunks_of(parts, segment)
         lengths = [len(each) for each in chunks]
-        for i, j in ((i, j) for j in range(len(chunks)) for i in range(j)):
+        for i, j in combinations(range(len(chunks)), 2):
             if lengths[i] == lengths[j] and chunks[i] != chunks[j]:
                 harmed = list(chunks)
                 harmed[i], harmed[j] = harmed[j], harmed[i]
@@ -181,7 +185,8 @@ def test_permuted_planes_are_refused(case: Case, tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- lossless codes
 
 SPECIAL = {
-    "F32": [0, 1 << 31, 1, 0x80000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FC00000, 0xFFFFFFFF, 0x7FA5A5A5],
+    "F32": [0, 1 << 31, 1, 0x80000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000,
+            0x7F800001, 0x7FC00000, 0xFFFFFFFF, 0x7FA5A5A5],
     "F64": [0, 1 << 63, 1, (1 << 63) | 1, 0x7FF0 << 48, 0xFFF0 << 48, (0x7FF0 << 48) + 1, (1 << 64) - 1],
 }  # fmt: skip
 
@@ -247,9 +252,7 @@ def torch_bench(device: str) -> Bench:
     torch = pytest.importorskip("torch", reason="torch is an extra")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here: equal bits on a GPU are not checked by this run")
-    from skillpack_format.torch_bridge import TorchBench
-
-    return TorchBench(device)
+    return pytest.importorskip("skillpack_format.torch_bridge").TorchBench(device)
 
 
 def wide_cases() -> list[Case]:
@@ -289,8 +292,6 @@ def test_torch_gives_the_deltas_of_numpy(case: Case, device: str) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_torch_gives_the_bits_of_numpy_for_large_factors(device: str) -> None:
-    from skillpack_format.encodings import factors, lowrank
-    from skillpack_format.encoders import StackedSlice
 
     rng = np.random.default_rng(3)
     m, n, r = 70, 130, 16

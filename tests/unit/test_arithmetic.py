@@ -15,7 +15,14 @@ SHAPES = [(), (5,), (2, 3), (4, 1), (3, 2, 5), (2, 2, 3, 4), (0,), (3, 0), (0, 3
 
 @pytest.mark.parametrize(
     ("shape", "grid"),
-    [((), (1, 1, 1)), ((5,), (1, 1, 5)), ((2, 3), (1, 2, 3)), ((4, 2, 3), (4, 2, 3)), ((2, 3, 4, 5), (6, 4, 5)), ((7, 0, 3), (7, 0, 3))],
+    [
+        ((), (1, 1, 1)),
+        ((5,), (1, 1, 5)),
+        ((2, 3), (1, 2, 3)),
+        ((4, 2, 3), (4, 2, 3)),
+        ((2, 3, 4, 5), (6, 4, 5)),
+        ((7, 0, 3), (7, 0, 3)),
+    ],
 )
 def test_a_shape_is_a_stack_of_matrices(shape: tuple[int, ...], grid: tuple[int, int, int]) -> None:
     assert Grid.of(shape) == Grid(*grid)
@@ -23,7 +30,9 @@ def test_a_shape_is_a_stack_of_matrices(shape: tuple[int, ...], grid: tuple[int,
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1, 4, 7, 1 << 20])
-def test_blocks_hold_every_element_once_and_in_order(shape: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_hold_every_element_once_and_in_order(
+    shape: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(arithmetic, "_BLOCK_ITEMS", size)
     grid = Grid.of(shape)
     blocks = list(grid.blocks())
@@ -60,7 +69,9 @@ def test_rounds_the_largest_value_of_a_dtype(dtype: str, largest: float, bits: i
     assert round_to_bits(np.array([largest], np.float32), DTYPES[dtype], "").tolist() == [bits]
 
 
-@pytest.mark.parametrize(("dtype", "value"), [("F32", np.inf), ("F32", -np.inf), ("F16", 65520.0), ("F16", -1e30), ("BF16", 3.3961775e38)])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("F32", np.inf), ("F32", -np.inf), ("F16", 65520.0), ("F16", -1e30), ("BF16", 3.3961775e38)]
+)
 def test_refuses_a_value_beyond_the_dtype(dtype: str, value: float) -> None:
     values = np.array([0.0, value], np.float32)
     assert refused("payload.overflow", round_to_bits, values, DTYPES[dtype], "here").where == "here"
@@ -78,7 +89,10 @@ def test_takes_scales_of_zero_and_from_two_to_the_minus_100(scale: float) -> Non
     require_scales(np.array([scale], np.float32), "")
 
 
-@pytest.mark.parametrize("scale", [-0.0, 2.0**-101, -(2.0**-101), np.nextafter(np.float32(2.0**-100), np.float32(0)), 1e-45, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "scale",
+    [-0.0, 2.0**-101, -(2.0**-101), np.nextafter(np.float32(2.0**-100), np.float32(0)), 1e-45, np.nan, np.inf, -np.inf],
+)
 def test_refuses_any_other_scale(scale: float) -> None:
     assert refused("payload.scale", require_scales, np.array([1.0, scale], np.float32), "here").where == "here"
 

@@ -9,7 +9,18 @@ from builders import refused
 
 from skillpack_format.catalog import CODECS, ENCODINGS, codec_named, encoding_named
 
-HOSTILE = ["", "Dense", "dense ", "os", "os.path", "_base", "skillpack_format.wire", "../dense", "__init__", "pickle:loads"]
+HOSTILE = [
+    "",
+    "Dense",
+    "dense ",
+    "os",
+    "os.path",
+    "_base",
+    "skillpack_format.wire",
+    "../dense",
+    "__init__",
+    "pickle:loads",
+]
 
 
 def test_lists_the_encodings_and_codecs_of_version_1() -> None:

@@ -11,9 +11,15 @@ from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
 from skillpack_format.digest import TensorIdentity, TensorKind, sha256
 from skillpack_format.recipes import Bands, Lossless, Prune, Slices, Treatment
 
+LOSSLESS = Lossless()
+
 
 def coded(
-    new: TensorKind, tuned: bytes, old: TensorKind | None = None, base: bytes | None = None, treatment: Treatment = Lossless()
+    new: TensorKind,
+    tuned: bytes,
+    old: TensorKind | None = None,
+    base: bytes | None = None,
+    treatment: Treatment = LOSSLESS,
 ) -> Coded:
     identity = TensorIdentity(old, sha256(base)) if old and base is not None else None
     job = Job(
@@ -33,7 +39,9 @@ def coded(
 def matrices(scale: float = 1e-2) -> tuple[bytes, bytes]:
     rng = np.random.default_rng(1)
     base = rng.standard_normal((32, 32)).astype("<f4")
-    return base.tobytes(), (base + scale * rng.standard_normal((32, 2)) @ rng.standard_normal((2, 32))).astype("<f4").tobytes()
+    return base.tobytes(), (base + scale * rng.standard_normal((32, 2)) @ rng.standard_normal((2, 32))).astype(
+        "<f4"
+    ).tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "I64", "BOOL", "F4", "F8_E5M2", "C64"])

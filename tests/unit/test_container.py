@@ -61,7 +61,7 @@ def test_a_file_shorter_than_its_preamble_is_truncated(length: int) -> None:
     [
         (b"PK\x03\x04", "zip"),
         (b"\x1f\x8b\x08", "gzip"),
-        (b"\x10\x00\x00\x00\x00\x00\x00\x00{\"a", "safetensors"),
+        (b'\x10\x00\x00\x00\x00\x00\x00\x00{"a', "safetensors"),
         (b"GGUF", "GGUF"),
         (b"\x80\x02}", "pickle"),
         (b"\x80\x04\x95", "pickle"),
@@ -82,7 +82,10 @@ def test_says_what_a_file_that_is_no_pack_looks_like(begin: bytes, says: str, ta
     assert says in refused("framing.magic", read, begin + bytes(tail)).message
 
 
-@pytest.mark.parametrize("blob", [b"\xef\xbb\xbf" + put_together(PARTS), b"x" + put_together(PARTS), b"x", b"\x89SKQ", bytes(500), b"\x00" * 9])
+@pytest.mark.parametrize(
+    "blob",
+    [b"\xef\xbb\xbf" + put_together(PARTS), b"x" + put_together(PARTS), b"x", b"\x89SKQ", bytes(500), b"\x00" * 9],
+)
 def test_refuses_a_file_that_begins_otherwise(blob: bytes) -> None:
     assert "looks like" not in refused("framing.magic", read, blob).message
 
@@ -114,7 +117,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "a digest of ff": ({"manifest_digest": b"\xff" * 32}, "integrity.manifest"),
     "padding after the manifest": ({"manifest_padding": bytes(59) + b"\1"}, "framing.padding"),
     "padding after the storage": ({"storage_padding": b"\1" + bytes(57)}, "framing.padding"),
-    "padding and storage digest": ({"manifest_padding": b"\1" + bytes(59), "storage_digest": bytes(32)}, "framing.padding"),
+    "padding and storage digest": (
+        {"manifest_padding": b"\1" + bytes(59), "storage_digest": bytes(32)},
+        "framing.padding",
+    ),
     "a byte after": ({"tail": b"\0"}, "framing.trailing-bytes"),
     "a pack after": ({"tail": put_together(PARTS)}, "framing.trailing-bytes"),
     "big-endian lengths": ({"manifest_length": 4 << 56, "storage_length": 70 << 56}, "limit.exceeded"),
@@ -144,7 +150,10 @@ def test_the_caller_may_lower_the_limits() -> None:
 
 
 def test_the_version_that_is_needed_is_named() -> None:
-    assert "version 1.1, this one reads up to 1.0" in refused("unsupported.version", read, put_together(PARTS, minor=1)).message
+    assert (
+        "version 1.1, this one reads up to 1.0"
+        in refused("unsupported.version", read, put_together(PARTS, minor=1)).message
+    )
 
 
 def test_reads_nothing_beyond_the_file() -> None:

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from builders import EXAMPLES, kind, refused, u16
 
-from skillpack_format.contents import Content, Contents, StoredContent, is_compatible, load, plan, store, store_encoded, target_of
+from skillpack_format.contents import (
+    Content,
+    Contents,
+    StoredContent,
+    is_compatible,
+    load,
+    plan,
+    store,
+    store_encoded,
+    target_of,
+)
 from skillpack_format.digest import TensorIdentity, TensorKind
 from skillpack_format.encodings._base import PartSpec
 from skillpack_format.errors import SkillPackError
@@ -25,7 +35,13 @@ REPLACE = ("dense", {"dtype": "F32", "mode": "replace"})
 ADD = ("dense", {"dtype": "BF16", "mode": "add"})
 
 
-def entry(base: TensorKind | None, result: TensorKind | None, *components: tuple[str, dict[str, Any]], name: str = "w", alias: str | None = None) -> Entry:
+def entry(
+    base: TensorKind | None,
+    result: TensorKind | None,
+    *components: tuple[str, dict[str, Any]],
+    name: str = "w",
+    alias: str | None = None,
+) -> Entry:
     return Entry(
         name=name,
         tensor_class="mlp",
@@ -167,7 +183,12 @@ def test_rows_of_a_sub_byte_tensor_can_be_resized_too() -> None:
 
 
 def extent_of(stored: StoredContent, specs: tuple[PartSpec, ...], chunk_bytes: int) -> Extent:
-    sizes = [min(chunk_bytes, spec.count - at) for spec in specs for _ in range(spec.width) for at in range(0, spec.count, chunk_bytes)]
+    sizes = [
+        min(chunk_bytes, spec.count - at)
+        for spec in specs
+        for _ in range(spec.width)
+        for at in range(0, spec.count, chunk_bytes)
+    ]
     records = struct.iter_unpack("<II", stored.table)
     chunks = tuple(Chunk(length, crc, size) for (length, crc), size in zip(records, sizes, strict=True))
     return Extent(0, stored.nbytes, stored.codec, chunks)

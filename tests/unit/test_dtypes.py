@@ -41,13 +41,29 @@ def converted(source: str, target: str, *bits: int) -> list[str]:
 def test_the_table_is_that_of_the_specification() -> None:
     rows = [row.split() for row in TABLE.replace("\n", "|").split("|") if row]
     found = [
-        [each.name, str(each.bits), each.kind, "yes" if each.is_arithmetic else "no", "yes" if each.is_ordered else "no"]
+        [
+            each.name,
+            str(each.bits),
+            each.kind,
+            "yes" if each.is_arithmetic else "no",
+            "yes" if each.is_ordered else "no",
+        ]
         for each in DTYPES.values()
     ]
     assert found == rows
 
 
-@pytest.mark.parametrize(("name", "itemsize", "pattern"), [("F64", 8, "<u8"), ("BF16", 2, "<u2"), ("BOOL", 1, "u1"), ("F4", 0, "u1"), ("F6_E2M3", 0, "u1"), ("C64", 8, "<u8")])
+@pytest.mark.parametrize(
+    ("name", "itemsize", "pattern"),
+    [
+        ("F64", 8, "<u8"),
+        ("BF16", 2, "<u2"),
+        ("BOOL", 1, "u1"),
+        ("F4", 0, "u1"),
+        ("F6_E2M3", 0, "u1"),
+        ("C64", 8, "<u8"),
+    ],
+)
 def test_items_are_unsigned_integers_of_the_width(name: str, itemsize: int, pattern: str) -> None:
     assert (DTYPES[name].itemsize, DTYPES[name].bit_pattern) == (itemsize, np.dtype(pattern))
 
@@ -61,7 +77,14 @@ def test_refuses_an_unknown_dtype_and_says_which_are_known(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
-    [("F32", (), 4), ("F32", (2, 3), 24), ("F4", (2, 3), 3), ("F6_E2M3", (4,), 3), ("U8", (0, 1 << 62), 0), ("C64", (1 << 40, 1 << 40), 8 << 80)],
+    [
+        ("F32", (), 4),
+        ("F32", (2, 3), 24),
+        ("F4", (2, 3), 3),
+        ("F6_E2M3", (4,), 3),
+        ("U8", (0, 1 << 62), 0),
+        ("C64", (1 << 40, 1 << 40), 8 << 80),
+    ],
 )
 def test_counts_the_bytes_of_a_tensor_without_wrapping(name: str, shape: tuple[int, ...], expected: int) -> None:
     assert tensor_nbytes(DTYPES[name], shape) == expected

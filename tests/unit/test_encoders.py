@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from builders import Case, bf16, f32, kind, made_directly, nbytes, random_bytes, refused
 
+from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import DTYPES, bits_to_float64
 from skillpack_format.encoders import Pair, banded, is_lossy_possible, lossless, pruned, sliced
 from skillpack_format.encodings._base import Encoded
-from skillpack_format.digest import TensorKind
 from skillpack_format.making import start_of
 from skillpack_format.recipes import Bands, Prune, Slices
 
@@ -51,7 +51,13 @@ def share_lost(pair: Pair, found: np.ndarray, base: bytes) -> float:
 
 @pytest.mark.parametrize(
     ("dtype", "expected"),
-    [("BF16", ["sparse", "ulp", "dense"]), ("U8", ["sparse", "ulp", "dense"]), ("BOOL", ["sparse", "dense"]), ("C64", ["sparse", "dense"]), ("F4", ["dense"])],
+    [
+        ("BF16", ["sparse", "ulp", "dense"]),
+        ("U8", ["sparse", "ulp", "dense"]),
+        ("BOOL", ["sparse", "dense"]),
+        ("C64", ["sparse", "dense"]),
+        ("F4", ["dense"]),
+    ],
 )
 def test_offers_every_exact_code_that_applies(dtype: str, expected: list[str]) -> None:
     what = kind(dtype, 4, 4)
@@ -143,7 +149,10 @@ def test_pruning_keeps_the_largest_changes(keep: float, count: int) -> None:
 
 def test_ties_in_pruning_go_to_the_lower_position() -> None:
     pair = same(kind("F32", 1, 4), bytes(16), f32(1.0, -1.0, 1.0, 1.0))
-    assert made(pair, pruned(pair, Prune(0.5)), pair.kind, bytes(16)).tolist() == np.frombuffer(f32(1, -1, 0, 0), "<u4").tolist()
+    assert (
+        made(pair, pruned(pair, Prune(0.5)), pair.kind, bytes(16)).tolist()
+        == np.frombuffer(f32(1, -1, 0, 0), "<u4").tolist()
+    )
 
 
 @pytest.mark.parametrize("treatment", [BANDS, Bands(((8, 1.0),), 8, energy=0.999)])

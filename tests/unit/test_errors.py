@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import pickle  # noqa: S403 - of our own objects: multiprocessing sends errors so
+import pickle  # noqa: TID251 - of our own objects: multiprocessing sends errors so
 
 import pytest
 from builders import refused

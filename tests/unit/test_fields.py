@@ -15,9 +15,7 @@ def test_takes_required_and_optional_keys() -> None:
     assert require_keys(plain, ("a",), ("b", "c"), "here") is plain
 
 
-@pytest.mark.parametrize(
-    ("plain", "kind"), [(1, "an integer"), ("a", "a string"), (b"", "bytes"), ([], "an array")]
-)
+@pytest.mark.parametrize(("plain", "kind"), [(1, "an integer"), ("a", "a string"), (b"", "bytes"), ([], "an array")])
 def test_refuses_what_is_no_map(plain: Any, kind: str) -> None:
     found = refused("manifest.type", require_keys, plain, (), (), "here")
     assert found.message.endswith(f"found {kind}")
@@ -40,7 +38,10 @@ def test_an_integer_may_be_at_either_end(value: int) -> None:
 
 @pytest.mark.parametrize("value", [2, 6])
 def test_refuses_an_integer_out_of_range(value: int) -> None:
-    assert refused("manifest.value", integer, {"n": value}, "n", 3, 5, "here").message == f"n is {value}, it must be 3 to 5"
+    assert (
+        refused("manifest.value", integer, {"n": value}, "n", 3, 5, "here").message
+        == f"n is {value}, it must be 3 to 5"
+    )
     refused("manifest.parameter", integer, {"n": value}, "n", 3, 5, "here", "manifest.parameter")
 
 

@@ -35,7 +35,7 @@ def kinds(folder: Path, manifest: Manifest, tensors: Tensors) -> SkillPackError 
     path = folder / "x.safetensors"
     path.unlink(missing_ok=True)
     with open_checkpoint(write_checkpoint(path, tensors)) as checkpoint:
-        return kind_fault(manifest, checkpoint)
+        return kind_fault(manifest, checkpoint.specs)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -62,7 +62,9 @@ def test_its_base_fits(tmp_path: Path, manifest: Manifest) -> None:
     assert kinds(tmp_path, manifest, full_plan().base()) is None
     listing = listed(tmp_path, full_plan().base())
     assert content_fault(manifest, listing) is None
-    assert result_of(manifest, listing) == {name: TensorIdentity(what, sha256(raw)) for name, (what, raw) in full_plan().result().items()}
+    assert result_of(manifest, listing) == {
+        name: TensorIdentity(what, sha256(raw)) for name, (what, raw) in full_plan().result().items()
+    }
 
 
 def without(name: str) -> Tensors:
@@ -97,7 +99,9 @@ def test_says_how_many_tensors_do_not_fit(tmp_path: Path, manifest: Manifest) ->
 
 
 @pytest.mark.parametrize(("change", "code"), [(1, "base.extra"), (-1, "base.missing")])
-def test_refuses_a_base_of_another_number_of_tensors(tmp_path: Path, manifest: Manifest, change: int, code: str) -> None:
+def test_refuses_a_base_of_another_number_of_tensors(
+    tmp_path: Path, manifest: Manifest, change: int, code: str
+) -> None:
     tensors = {**full_plan().base(), "z": (kind("F32", 1), f32(1))} if change > 0 else without("m.same")
     found = kinds(tmp_path, manifest, tensors)
     assert found is not None

@@ -6,7 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import Case, bf16, change_of, f32, hexed, int_slice, kind, made_directly, random_bytes, refused, same_kind, u16, u32, ulp_of
+from builders import (
+    Case,
+    bf16,
+    change_of,
+    f32,
+    hexed,
+    int_slice,
+    kind,
+    made_directly,
+    random_bytes,
+    refused,
+    same_kind,
+    u16,
+    u32,
+    ulp_of,
+)
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Grid
 from skillpack_format.dtypes import DTYPES
@@ -41,7 +56,10 @@ def test_a_low_rank_slice_by_hand() -> None:
     # u = (1, -2), v = (3, -4, 0), scale 1/2: rows (1.5, -2, 0) and (-3, 4, 0)
     slice_ = int_slice([0.5], [[[1, -2]]], [[[3, -4, 0]]])
     base = f32(1.0, 1.0, 1.0, 0.25, 0.25, -0.0)
-    assert made(same_kind("t", kind("F32", 2, 3), base, lowrank.packed([slice_], "stream"))) == f32(2.5, -1.0, 1.0, -2.75, 4.25, 0.0).hex()
+    assert (
+        made(same_kind("t", kind("F32", 2, 3), base, lowrank.packed([slice_], "stream")))
+        == f32(2.5, -1.0, 1.0, -2.75, 4.25, 0.0).hex()
+    )
 
 
 def test_slices_are_summed_in_order_each_rounded_to_float64() -> None:
@@ -53,7 +71,9 @@ def test_slices_are_summed_in_order_each_rounded_to_float64() -> None:
     other = [up[0], up[2], one]
     assert made(same_kind("t", kind("F32", 1, 1), base, lowrank.packed(up, "stream"))) == f32(0.0).hex()
     assert made(same_kind("t", kind("F32", 1, 1), base, lowrank.packed(other, "stream"))) == f32(1.0).hex()
-    assert made(same_kind("t", kind("F32", 1, 1), base, lowrank.packed([large, one, minus], "stream"))) == f32(1.0).hex()
+    assert (
+        made(same_kind("t", kind("F32", 1, 1), base, lowrank.packed([large, one, minus], "stream"))) == f32(1.0).hex()
+    )
 
 
 def test_ties_go_to_the_even_neighbour() -> None:
@@ -79,7 +99,10 @@ def test_minus_zero_stays_where_nothing_is_added() -> None:
 
 def test_nan_payloads_and_infinities_stay_where_nothing_is_added() -> None:
     raw = u16(0x7F81, 0xFFFF, 0x7F80, 0x3F80, 0xFF80).tobytes()
-    assert made(of_bf16(raw, at("BF16", (1, 5), [3], 0x3F80))) == u16(0x7F81, 0xFFFF, 0x7F80, 0x4000, 0xFF80).tobytes().hex()
+    assert (
+        made(of_bf16(raw, at("BF16", (1, 5), [3], 0x3F80)))
+        == u16(0x7F81, 0xFFFF, 0x7F80, 0x4000, 0xFF80).tobytes().hex()
+    )
 
 
 def test_a_signalling_nan_stays_where_nothing_is_added_in_f32() -> None:
@@ -131,7 +154,13 @@ def test_start_is_the_base_itself_where_the_kind_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "raw"), [(None, None), (kind("I16", 2, 2), random_bytes(8)), (kind("BF16", 2, 3), random_bytes(12)), (kind("BF16", 4), random_bytes(8))]
+    ("base", "raw"),
+    [
+        (None, None),
+        (kind("I16", 2, 2), random_bytes(8)),
+        (kind("BF16", 2, 3), random_bytes(12)),
+        (kind("BF16", 4), random_bytes(8)),
+    ],
 )
 def test_start_is_zeros_where_nothing_can_be_made_from_the_base(base: Any, raw: Any) -> None:
     start = start_of(raw, base, kind("BF16", 2, 2))
@@ -204,6 +233,12 @@ def test_a_delta_is_the_sum_of_additive_components_in_float32() -> None:
 
 def test_factors_are_summed_one_rank_after_the_other() -> None:
     # (2^-23 - 1)(1 + 2^-23) and so on: the order of rounding shows (spec/encodings/factors.md, factors-order)
-    band = factors.Band("F32", *(u32(bits).view("<f4").reshape(shape) for bits, shape in ((0x3F800001, (1, 1)), (0x3F7FFFFE, (1, 1, 1)), (0x3F800001, (1, 1, 1)))))
+    band = factors.Band(
+        "F32",
+        *(
+            u32(bits).view("<f4").reshape(shape)
+            for bits, shape in ((0x3F800001, (1, 1)), (0x3F7FFFFE, (1, 1, 1)), (0x3F800001, (1, 1, 1)))
+        ),
+    )
     case = same_kind("t", kind("F32", 1, 1), hexed("010080bf"), factors.banded([band], 1, "lanes"))
     assert made(case) == "000080a8"

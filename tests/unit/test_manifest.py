@@ -60,7 +60,11 @@ def one(**changes: Any) -> Document:
 def test_reads_what_it_means() -> None:
     found = parse(document())
     assert (found.base.count, found.base.digest, found.result.count, found.result.digest) == (2, A, 2, B)
-    assert [(each.name, each.base is None, each.result is None) for each in found.tensors] == [("a", True, False), ("b", False, False), ("c", False, True)]
+    assert [(each.name, each.base is None, each.result is None) for each in found.tensors] == [
+        ("a", True, False),
+        ("b", False, False),
+        ("c", False, True),
+    ]
     assert found.tensors[1].base == TensorIdentity(TensorKind("F32", (2, 3)), A)
     assert found.tensors[0].stats == {"changed": 6, "error": bytes(4)}
     assert (found.files[0].name, found.files[0].nbytes, found.files[0].sha256) == ("config.json", 3, C)
@@ -83,7 +87,15 @@ def test_keeps_the_parameters_of_a_component_apart() -> None:
 
 
 def test_the_pack_id_is_the_digest_of_the_bytes() -> None:
-    empty = parse(document(base={"count": 0, "digest": A, "prints": b""}, result={"count": 0, "digest": A}, files=[], tensors=[], metadata={}))
+    empty = parse(
+        document(
+            base={"count": 0, "digest": A, "prints": b""},
+            result={"count": 0, "digest": A},
+            files=[],
+            tensors=[],
+            metadata={},
+        )
+    )
     assert empty.to_bytes() == hexed(
         "86"
         "a462617365" "83" "a5636f756e74" "00" "a6646967657374" "c420" + A.hex() + "a67072696e7473" "c400"
@@ -241,7 +253,9 @@ def test_refuses_side_files_that_do_not_ascend_strictly(names: tuple[str, str]) 
     refused("manifest.order", parse, document(files=[{"length": 1, "name": name, "sha256": A} for name in names]))
 
 
-@pytest.mark.parametrize("name", ["../config.json", "/etc/passwd", "config.json\x00", "CONFIG.JSON", "modeling.py", "con"])
+@pytest.mark.parametrize(
+    "name", ["../config.json", "/etc/passwd", "config.json\x00", "CONFIG.JSON", "modeling.py", "con"]
+)
 def test_refuses_a_side_file_that_is_not_on_the_list(name: str) -> None:
     refused("manifest.file-name", parse, document(files=[{"length": 1, "name": name, "sha256": A}]))
 
@@ -323,8 +337,19 @@ def test_an_alias_names_a_listed_or_an_unlisted_tensor(name: str) -> None:
     parse(aliases(entry("b", base=None, alias=name, components=None)))
 
 
+@pytest.mark.parametrize("name", ["", "a b", "\x1b[2J", "\u00e9"])
+def test_refuses_an_alias_with_anything_but_visible_ascii(name: str) -> None:
+    refused("manifest.name", parse, aliases(entry("b", base=None, alias=name, components=None)))
+
+
 def test_refuses_an_alias_of_a_removed_tensor() -> None:
-    found = document(tensors=[entry("a", base=None, alias="c", components=None), entry("b"), entry("c", result=None, components=None)])
+    found = document(
+        tensors=[
+            entry("a", base=None, alias="c", components=None),
+            entry("b"),
+            entry("c", result=None, components=None),
+        ]
+    )
     refused("manifest.alias", parse, found)
 
 
@@ -348,7 +373,13 @@ def test_refuses_an_alias_of_another_tensor_than_its_own(result: Document) -> No
 
 @pytest.mark.parametrize(
     "changes",
-    [{"components": None}, {"alias": "x"}, {"result": None}, {"result": None, "components": []}, {"alias": "x", "components": []}],
+    [
+        {"components": None},
+        {"alias": "x"},
+        {"result": None},
+        {"result": None, "components": []},
+        {"alias": "x", "components": []},
+    ],
     ids=["absent", "with an alias", "without a result", "empty without a result", "empty with an alias"],
 )
 def test_refuses_components_in_the_wrong_place(changes: Document) -> None:
@@ -396,7 +427,11 @@ def test_a_side_file_has_at_most_64_mib() -> None:
 
 
 def test_refuses_a_base_of_fewer_tensors_than_are_listed() -> None:
-    refused("manifest.value", parse, document(base={"count": 1, "digest": A, "prints": bytes(4)}, result={"count": 1, "digest": B}))
+    refused(
+        "manifest.value",
+        parse,
+        document(base={"count": 1, "digest": A, "prints": bytes(4)}, result={"count": 1, "digest": B}),
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

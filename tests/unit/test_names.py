@@ -9,12 +9,18 @@ from skillpack_format.limits import DEFAULT_LIMITS
 from skillpack_format.names import SIDE_FILES, check_side_file_name, check_tensor_name
 
 
-@pytest.mark.parametrize("name", ["a", "!", "~", "model.layers.0.w", "../../etc/passwd", "/abs", "C:\\x", "[bold]", "{0.__class__}", "x" * 512])
+@pytest.mark.parametrize(
+    "name",
+    ["a", "!", "~", "model.layers.0.w", "../../etc/passwd", "/abs", "C:\\x", "[bold]", "{0.__class__}", "x" * 512],
+)
 def test_visible_ascii_is_a_tensor_name(name: str) -> None:
     check_tensor_name(name, DEFAULT_LIMITS, "here")
 
 
-@pytest.mark.parametrize("name", ["", " ", "a b", "a\n", "\t", "\x00", "\x1b[2J", "\x7f", "\x9b", "\u00e9", "l\u0430yers", "\u202e", "\ud800"])
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "a b", "a\n", "\t", "\x00", "\x1b[2J", "\x7f", "\x9b", "\u00e9", "l\u0430yers", "\u202e", "\ud800"],
+)
 def test_refuses_a_tensor_name_with_anything_else(name: str) -> None:
     assert refused("manifest.name", check_tensor_name, name, DEFAULT_LIMITS, "here").where == "here"
 
@@ -28,7 +34,21 @@ def test_a_listed_side_file_may_be_carried(name: str) -> None:
     check_side_file_name(name, "here")
 
 
-@pytest.mark.parametrize("name", ["", "../config.json", "a/config.json", "CONFIG.JSON", "config.json ", "config.json\x00", "modeling.py", "model.safetensors", ".", "con"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "../config.json",
+        "a/config.json",
+        "CONFIG.JSON",
+        "config.json ",
+        "config.json\x00",
+        "modeling.py",
+        "model.safetensors",
+        ".",
+        "con",
+    ],
+)
 def test_refuses_any_other_side_file(name: str) -> None:
     refused("manifest.file-name", check_side_file_name, name, "here")
 

@@ -35,7 +35,15 @@ def test_plain_data_are_printable_too(where: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a~ ", "a~ "), ("\n", "\\n"), ("\x1b[2J", "\\x1b[2J"), ("\u00e9", "\\xe9"), ("\u202e", "\\u202e"), ("\ud800", "\\ud800"), ("\U0001f600", "\\U0001f600")],
+    [
+        ("a~ ", "a~ "),
+        ("\n", "\\n"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\u00e9", "\\xe9"),
+        ("\u202e", "\\u202e"),
+        ("\ud800", "\\ud800"),
+        ("\U0001f600", "\\U0001f600"),
+    ],
 )
 def test_escapes_everything_but_printable_ascii(text: str, expected: str) -> None:
     assert printable(text) == expected

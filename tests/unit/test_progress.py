@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from builders import refused
 
 from skillpack_format.progress import in_order, silent
 
@@ -47,6 +48,28 @@ def test_the_first_exception_ends_it() -> None:
     with pytest.raises(KeyError):
         next(found)
     assert max(done) < 5
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+@pytest.mark.parametrize("found", [MemoryError(), OutOfMemoryError("CUDA")], ids=["host", "device"])
+def test_too_little_memory_is_said_in_words(found: Exception) -> None:
+    def work(job: str) -> None:
+        raise found
+
+    caught = refused("resource.memory", list, in_order(work, ["m.w"], 3))
+    assert caught.where == "m.w"
+    assert caught.__cause__ is found
+
+
+def test_another_runtime_error_passes() -> None:
+    def work(job: str) -> None:
+        raise RuntimeError("no torch")
+
+    with pytest.raises(RuntimeError, match="no torch"):
+        list(in_order(work, ["m.w"], 1))
 
 
 def test_a_caller_that_stops_leaves_the_rest_undone() -> None:

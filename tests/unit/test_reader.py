@@ -55,8 +55,8 @@ def test_lists_the_tensors_that_differ(pack: Pack) -> None:
 
 def test_says_what_happens_to_each_tensor(pack: Pack) -> None:
     words = ["changed", "changed", "changed", "added", "added", "removed", "alias", "alias"]
-    assert [change_of(pack.entries[name]) for name in pack.keys()] == words
-    assert [pack.info(name).change for name in pack.keys()] == words
+    assert [change_of(pack.entries[name]) for name in pack.entries] == words
+    assert [pack.info(name).change for name in pack.entries] == words
 
 
 def test_knows_its_size_and_identity(pack: Pack, path: Path) -> None:

@@ -59,7 +59,9 @@ def test_takes_steps_and_cosines_in_range(step: float, cosine: float) -> None:
     assert sliced("mine", step, cosine).treatment("mlp") == Slices(step, cosine)
 
 
-@pytest.mark.parametrize(("step", "cosine"), [(0, 0.5), (-1, 0.5), (math.nan, 0.5), (math.inf, 0.5), (1, -0.1), (1, 1.0), (1, math.nan)])
+@pytest.mark.parametrize(
+    ("step", "cosine"), [(0, 0.5), (-1, 0.5), (math.nan, 0.5), (math.inf, 0.5), (1, -0.1), (1, 1.0), (1, math.nan)]
+)
 def test_refuses_steps_and_cosines_out_of_range(step: float, cosine: float) -> None:
     refused("usage.argument", sliced, "mine", step, cosine)
 
@@ -73,3 +75,21 @@ def test_refuses_shares_out_of_range(name: str, share: float) -> None:
 @pytest.mark.parametrize("name", ["keep", "rank", "energy"])
 def test_a_share_may_be_all(name: str) -> None:
     assert isinstance(graftllm(**{name: 1.0}), Recipe)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": ((0, 1.0),)},
+        {"schedule": ((9, 1.0),)},
+        {"schedule": ((8, 0.0), (4, 1.0))},
+        {"schedule": ((8, 1.5),)},
+        {"schedule": ((8, 0.5),)},
+        {"schedule": ((8, 0.5), (4, 0.6))},
+        {"schedule": ()},
+        {"group": 0},
+        {"group": (1 << 32) + 1},
+    ],
+)
+def test_refuses_a_schedule_or_group_that_makes_no_sense(changes: dict[str, object]) -> None:
+    refused("usage.argument", graftllm, **changes)

@@ -9,7 +9,18 @@ import pytest
 from builders import refused
 
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.storage import Chunk, Extent, Segment, Storage, align, chunk_count, chunk_record, chunk_sizes, lay_out, parse
+from skillpack_format.storage import (
+    Chunk,
+    Extent,
+    Segment,
+    Storage,
+    align,
+    chunk_count,
+    chunk_record,
+    chunk_sizes,
+    lay_out,
+    parse,
+)
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -68,13 +79,17 @@ def test_a_record_is_two_little_endian_words() -> None:
     assert chunk_record(0x01020304, 0xA0B0C0D0).hex() == "04030201" + "d0c0b0a0"
 
 
-@pytest.mark.parametrize(("offset", "expected"), [(0, 0), (1, 64), (64, 64), (65, 128), ((1 << 64) + 1, (1 << 64) + 64)])
+@pytest.mark.parametrize(
+    ("offset", "expected"), [(0, 0), (1, 64), (64, 64), (65, 128), ((1 << 64) + 1, (1 << 64) + 64)]
+)
 def test_aligns_to_64(offset: int, expected: int) -> None:
     assert align(offset) == expected
 
 
 def test_segments_follow_each_other_on_multiples_of_64() -> None:
-    storage = Storage(4096, (Segment("raw", table((5, 1), (5, 2))), Segment("zstd", b""), Segment("zstd", table((3, 3)))))
+    storage = Storage(
+        4096, (Segment("raw", table((5, 1), (5, 2))), Segment("zstd", b""), Segment("zstd", table((3, 3))))
+    )
     extents = lay_out(storage, [[5, 5], [0], [9]], 67)
     assert extents == (
         Extent(0, 10, "raw", (Chunk(5, 1, 5), Chunk(5, 2, 5))),
@@ -106,7 +121,9 @@ def test_refuses_a_chunk_table_of_another_length(chunks: bytes) -> None:
     refused("storage.chunk-table", lay_out, Storage(4096, (Segment("raw", chunks),)), [[5]], 5)
 
 
-@pytest.mark.parametrize(("codec", "stored"), [("raw", 0), ("raw", 4), ("raw", 6), ("zstd", 0), ("zstd", 6), ("zstd", 0xFFFFFFFF)])
+@pytest.mark.parametrize(
+    ("codec", "stored"), [("raw", 0), ("raw", 4), ("raw", 6), ("zstd", 0), ("zstd", 6), ("zstd", 0xFFFFFFFF)]
+)
 def test_refuses_a_stored_length_out_of_range(codec: str, stored: int) -> None:
     storage = Storage(4096, (Segment(codec, table((stored, 1))),))
     refused("storage.chunk-length", lay_out, storage, [[5]], stored)

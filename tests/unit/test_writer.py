@@ -79,7 +79,9 @@ def test_no_case_gives_no_segment(tmp_path: Path) -> None:
     assert parts.data == b""
 
 
-@pytest.mark.parametrize("metadata", [{"\u00e9": ""}, {f"{k:03}": "" for k in range(257)}], ids=["not ASCII", "257 pairs"])
+@pytest.mark.parametrize(
+    "metadata", [{"\u00e9": ""}, {f"{k:03}": "" for k in range(257)}], ids=["not ASCII", "257 pairs"]
+)
 def test_a_manifest_that_no_reader_would_take_is_not_written(tmp_path: Path, metadata: dict[str, str]) -> None:
     manifest = Manifest(base=EMPTY.base, result=EMPTY.result, tensors=(), metadata=metadata)
     with PackWriter(tmp_path / "p.skp", chunk_bytes=4096) as writer, pytest.raises(SkillPackError):

@@ -50,14 +50,14 @@ function answer(request) {
     case 'stop':
       return {};
     case 'validate': {
-      const { packId } = reader.validate(pack(), request.base === undefined ? null : base(), options);
+      const { packId } = reader.validate(pack(), request.base === undefined ? null : base, options);
       return { pack_id: packId };
     }
     case 'inspect':
       return reader.inspect(pack(), options);
     case 'decode':
     case 'slice': {
-      let tensor = reader.decode(pack(), base(), String(request.tensor), options);
+      let tensor = reader.decode(pack(), base, String(request.tensor), options);
       if (op === 'slice') {
         if (!Array.isArray(request.rows)) refuse('usage.argument', 'rows is no pair');
         tensor = reader.sliceRows(tensor, ...request.rows);
@@ -66,7 +66,7 @@ function answer(request) {
       return shown(tensor);
     }
     case 'apply':
-      store(request.out, reader.writeSafetensors(reader.apply(pack(), base(), options).tensors));
+      store(request.out, reader.writeSafetensors(reader.apply(pack(), base, options).tensors));
       return {};
     default:
       return null;
@@ -86,17 +86,17 @@ function respond(line) {
       refuse('usage.argument', 'the line is no object');
     }
     const found = answer(request);
-    if (found === null) return [{ id: request.id, unsupported: `operation ${String(request.op).slice(0, 40)}` }, false];
-    return [{ id: request.id, ok: true, ...found }, request.op === 'stop'];
+    if (found === null) return [{ id: request.id ?? null, unsupported: `operation ${String(request.op).slice(0, 40)}` }, false];
+    return [{ id: request.id ?? null, ok: true, ...found }, request.op === 'stop'];
   } catch (e) {
-    if (!(e instanceof Refusal)) return [{ id: request.id, crash: String(e.stack) }, false];    // not an answer: it counts as a crash
-    return [{ id: request.id, ok: false, class: e.class, code: e.code, message: e.message }, false];
+    if (!(e instanceof Refusal)) return [{ id: request.id ?? null, crash: String(e.stack) }, false];    // not an answer: it counts as a crash
+    return [{ id: request.id ?? null, ok: false, class: e.class, code: e.code, message: e.message }, false];
   }
 }
 
 for await (const line of readline.createInterface({ input: process.stdin, crlfDelay: Infinity })) {
   if (line.trim() === '') continue;
   const [found, stop] = respond(line);
-  fs.writeSync(1, `${JSON.stringify(found)}\n`);
+  await new Promise((resolve) => { process.stdout.write(`${JSON.stringify(found)}\n`, resolve); });
   if (stop) process.exit(0);
 }

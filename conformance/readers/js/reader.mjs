@@ -27,6 +27,9 @@ export function openBase(file, { limits: given } = {}) {
   return new Base(readSafetensors(file, makeLimits(given)));
 }
 
+/** A base may be given as a function, which is called when stage 13 comes. */
+const given = (base) => (typeof base === 'function' ? base() : base);
+
 /** The documents of a pack in their JSON rendering, as objects for JSON.stringify. */
 export function inspect(file, options = {}) {
   const pack = openPack(file, { padding: false, ...options });
@@ -36,6 +39,7 @@ export function inspect(file, options = {}) {
 /** All checks of stages 1 to 12 and 14; with a base also 13 and 15. */
 export function validate(file, base = null, options = {}) {
   const pack = openPack(file, options);
+  base = given(base);
   if (base) verifyBase(pack.manifest, base);
   makeAll(pack, base, () => {});
   return pack;
@@ -44,6 +48,7 @@ export function validate(file, base = null, options = {}) {
 /** The whole verified result: {tensors: Map of name to {dtype, shape, bytes}, files: [{name, bytes}]}. */
 export function apply(file, base, options = {}) {
   const pack = openPack(file, options);
+  base = given(base);
   const listing = verifyBase(pack.manifest, base);
   const made = new Map();
   makeAll(pack, base, (entry, bytes) => made.set(entry.name, bytes));
@@ -63,6 +68,7 @@ export function apply(file, base, options = {}) {
  */
 export function decode(file, base, name, options = {}) {
   const pack = openPack(file, options);
+  base = given(base);
   const { entries } = pack.manifest;
   let entry = entries.get(name);
   if (entry) verifyOne(entry, pack.manifest, base);

@@ -20,7 +20,7 @@ function* chunkLengths(parts, chunkBytes) {
   }
 }
 
-/** Stage 12. `tensorOf(content)` gives the result tensor of a component. `data` null: the padding in DATA is not looked at. */
+/** Stage 12. `data` null: the padding between segments, which lies in DATA, is not looked at. */
 export function readStorage(bytes, manifest, dataLength, data, limits) {
   const where = 'STORAGE';
   const root = fields(open(bytes), { chunk_bytes: 'int', segments: 'array' }, where);

@@ -78,8 +78,10 @@ export function check(bytes, limits, where) {
     }
     if (type === 'bin') return start + n;
     if (type === 'str') {
+      let i = start;
+      while (i < start + n && bytes[i] < 0x80) i++;
       try {
-        if (n) UTF8.decode(bytes.subarray(start, start + n));
+        if (i < start + n) UTF8.decode(bytes.subarray(i, start + n));
       } catch {
         refuse('wire.utf8', `at byte ${at}`, where);                                           // [wire.utf8]
       }

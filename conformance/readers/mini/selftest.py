@@ -31,7 +31,7 @@ if not __package__:
 from mini import wire
 from mini.apply import Pack, add_components, apply
 from mini.codec import decode_chunk
-from mini.container import PREAMBLE, Container, align64
+from mini.container import PREAMBLE, Container, align64, open_container
 from mini.encodings import Part, make_component
 from mini.errors import CLASSES, DEFAULTS, Refusal
 from mini.fields import render
@@ -421,6 +421,103 @@ def repair(manifest: Any, storage: Any, data: bytes) -> None:
         segment["chunks"] = records
         if segment["codec"] == "raw":
             holder["sha256"] = hashlib.sha256(stored).digest()
+
+
+def tensor_map(dtype: str, shape: list[int], data: str) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "sha256": hashlib.sha256(bytes.fromhex(data)).digest()}
+
+
+def made_pack(base: dict[str, Any], entries: list[dict[str, Any]], contents: list[bytes], files: Any = ()) -> bytes:
+    """A pack of contents of one plane each, for a base of the tensors given; the digest of the result is computed."""
+    result = dict(base)
+    for entry in entries:
+        result.pop(entry["name"], None)
+        if "result" in entry:
+            result[entry["name"]] = entry["result"]
+    ends = {}
+    for what, tensors in (("base", base), ("result", result)):
+        rows = [[name, t["dtype"], t["shape"], t["sha256"]] for name, t in sorted(tensors.items())]
+        ends[what] = {"count": len(tensors), "digest": hashlib.sha256(wire.encode(rows)).digest()}
+    ends["base"]["prints"] = b"".join(t["sha256"][:4] for _, t in sorted(base.items()))
+    listed = [{"class": "other", "module": "", **entry} for entry in entries]
+    manifest = {**ends, "files": list(files), "format": "skillpack/1", "metadata": {}, "tensors": listed}
+    data, segments = b"", []
+    for content in contents:
+        data = data.ljust(align64(len(data)), b"\0") + content
+        record = len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little") if content else b""
+        segments.append({"chunks": record, "codec": "raw"})
+    return build(wire.encode(manifest), wire.encode({"chunk_bytes": 4096, "segments": segments}), data)
+
+
+class Corners(unittest.TestCase):
+    """What examples.md does not show. The base: `w`, F32 (2, 2), 1, -0, a NaN and 1 + 2^-8."""
+
+    given = "0000803f000000800100c0ff0080803f"
+    header = b'{"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}'
+    file = len(header).to_bytes(8, "little") + header + bytes.fromhex(given)
+
+    def check(self, entry: dict[str, Any], contents: list[bytes], expected: Any, files: Any = ()) -> None:
+        base = {"w": tensor_map("F32", [2, 2], self.given)}
+        pack = made_pack(base, [{"name": "w", "base": base["w"], **entry}], contents, files)
+        if isinstance(expected, str):
+            self.assertEqual(code_of(pack, self.file), expected)
+        else:
+            self.assertEqual(open_both(pack, self.file)[0]["w"], expected)
+
+    def test_start(self) -> None:
+        """num.start, num.convert: cut, continued, converted, and zero where the base is not compatible."""
+        for dtype, shape, made in [
+            ("BF16", [3, 2], "803f0080c07f803f00000000"),
+            ("F16", [1, 2], "003c0080"),
+            ("F32", [1, 2], self.given[:16]),
+            ("F32", [0, 2], ""),
+        ]:
+            self.check({"result": tensor_map(dtype, shape, made), "components": []}, [], (dtype, shape, made))
+        for dtype, shape in (("F32", [4]), ("I32", [2, 2])):
+            result = tensor_map(dtype, shape, "00" * 16)
+            self.check({"result": result, "components": []}, [], "manifest.components")
+            component = {
+                "encoding": "sparse",
+                "mode": "replace",
+                "dtype": dtype,
+                "index": "gap8",
+                "gaps": 0,
+                "count": 0,
+            }
+            component["sha256"] = hashlib.sha256(b"").digest()
+            self.check({"result": result, "components": [component]}, [b""], (dtype, shape, "00" * 16))
+
+    def test_addressed(self) -> None:
+        """num.addressed: an element that is listed is rounded and its -0 becomes +0, even where 0 is added."""
+        for index, code in ((b"\0\0", None), (b"\2\0", "payload.nonfinite"), (b"\2\xff", "payload.position")):
+            content = index + bytes(4)
+            component = {"encoding": "sparse", "mode": "add", "dtype": "BF16", "index": "gap8", "gaps": 2, "count": 2}
+            made = "803f0000c07f803f"
+            result = tensor_map("BF16", [2, 2], made)
+            component["sha256"] = hashlib.sha256(content).digest()
+            # the pack is stored as planes: index, values plane 0, values plane 1; three chunks in one run of bytes
+            pack = self.three_chunks({"result": result, "components": [component]}, content)
+            found = code_of(pack, self.file)
+            self.assertEqual(found, code or "accepted")
+
+    def three_chunks(self, entry: dict[str, Any], content: bytes) -> bytes:
+        base = {"w": tensor_map("F32", [2, 2], self.given)}
+        pack = made_pack(base, [{"name": "w", "base": base["w"], **entry}], [content])
+        container = open_container(io.BytesIO(pack), DEFAULTS)
+        storage = wire.decode(container.storage, "", DEFAULTS)
+        chunks = [content[at : at + 2] for at in (0, 2, 4)]
+        records = [len(c).to_bytes(4, "little") + zlib.crc32(c).to_bytes(4, "little") for c in chunks]
+        storage["segments"][0]["chunks"] = b"".join(records)
+        return build(container.manifest, wire.encode(storage), content)
+
+    def test_empty_last_segment(self) -> None:
+        """layout.segments: a segment without chunks has padding before it too, even as the last one."""
+        files = [{"name": "vocab.txt", "length": 0, "sha256": hashlib.sha256(b"").digest()}]
+        made = "0100000000000000"
+        content = bytes.fromhex(made)
+        component = {"encoding": "dense", "mode": "replace", "dtype": "U8", "sha256": hashlib.sha256(content).digest()}
+        entry = {"result": tensor_map("U8", [8], made), "components": [component]}
+        self.check(entry, [content, b""], ("U8", [8], made), files)
 
 
 class Adapter(unittest.TestCase):

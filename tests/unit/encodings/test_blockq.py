@@ -24,21 +24,36 @@ def zeros(codes: list[int], scales: list[float], zero_points: list[int]) -> Enco
     """3-bit codes in lanes for a (1, 2) tensor in groups of 1."""
     packed = np.array([codes[0] | codes[1] << 3], np.uint8)
     params = {"bits": 3, "group": 1, "packing": "lanes", "scale": "F32"}
-    return Encoded("blockq", params, {"codes": packed, "scales": np.array(scales, "<f4").view("<u4"), "zeros": u16(*zero_points)})
+    return Encoded(
+        "blockq", params, {"codes": packed, "scales": np.array(scales, "<f4").view("<u4"), "zeros": u16(*zero_points)}
+    )
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"bits": 0}, {"bits": 9}, {"bits": 255}, {"group": 0}, {"group": (1 << 32) + 1}, {"packing": "rows"},
-        {"scale": "F64"}, {"scale": "I8"}, {"scale": ""}, {"zero": 15}, {"bits": 1, "zero": 3}, {"bits": 8, "zero": 511},
+        {"scale": "F64"}, {"scale": "I8"}, {"scale": ""}, {"zero": 15}, {"bits": 1, "zero": 3},
+        {"bits": 8, "zero": 511},
     ],
 )  # fmt: skip
 def test_refuses_parameters_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, **changes).where == "here"
 
 
-@pytest.mark.parametrize("changes", [{"bits": 1, "zero": 2}, {"bits": 8, "zero": 510}, {"group": 1 << 32}, {"zero": 0}, {"zero": 14}, {"zero": None}, {"packing": "lanes"}, {"scale": "F16"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits": 1, "zero": 2},
+        {"bits": 8, "zero": 510},
+        {"group": 1 << 32},
+        {"zero": 0},
+        {"zero": 14},
+        {"zero": None},
+        {"packing": "lanes"},
+        {"scale": "F16"},
+    ],
+)
 def test_takes_parameters_at_their_ends(changes: dict[str, Any]) -> None:
     assert ENCODING.adds(parse(**changes))
 
@@ -72,7 +87,9 @@ def test_a_value_is_twice_the_code_less_the_zero_point_times_the_scale() -> None
 
 
 def test_one_bit_codes_are_signs() -> None:
-    case = same_kind("t", kind("F32", 2, 3), F32_BASE, rounded(np.array([[0.5, -0.5, 0.25], [0, 0, 0]], np.float32), 1, 3, "stream"))
+    case = same_kind(
+        "t", kind("F32", 2, 3), F32_BASE, rounded(np.array([[0.5, -0.5, 0.25], [0, 0, 0]], np.float32), 1, 3, "stream")
+    )
     assert made_directly(case) == f32(1.5, -2.5, 1.0, 4.0, -0.25, 8.0)
 
 
@@ -101,6 +118,8 @@ def test_refuses_a_spare_bit() -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_rounding_to_nearest_is_within_one_scale(bits: int, packing: str) -> None:
     delta = np.random.default_rng(bits).standard_normal((4, 10)).astype(np.float32)
-    made = np.frombuffer(made_directly(added("t", kind("F32", 4, 10), rounded(delta, bits, 4, packing))), "<f4").reshape(4, 10)
+    made = np.frombuffer(
+        made_directly(added("t", kind("F32", 4, 10), rounded(delta, bits, 4, packing))), "<f4"
+    ).reshape(4, 10)
     largest = np.abs(np.pad(delta, ((0, 0), (0, 2))).reshape(4, 3, 4)).max(axis=2).repeat(4, axis=1)[:, :10]
     assert (np.abs(made - delta) <= 1.01 * largest / ((1 << bits) - 1) + largest * 2.0**-8).all()

@@ -57,14 +57,19 @@ def test_only_adding_adds() -> None:
     assert not ENCODING.adds(parse("F32", dtype="F32", mode="replace"))
 
 
-@pytest.mark.parametrize(("dtype", "part"), [("F64", (8, 8)), ("BF16", (2, 8)), ("BOOL", (1, 8)), ("C64", (8, 8)), ("F4", (1, 4)), ("F6_E2M3", (1, 6))])
+@pytest.mark.parametrize(
+    ("dtype", "part"),
+    [("F64", (8, 8)), ("BF16", (2, 8)), ("BOOL", (1, 8)), ("C64", (8, 8)), ("F4", (1, 4)), ("F6_E2M3", (1, 6))],
+)
 def test_has_one_part_of_items(dtype: str, part: tuple[int, int]) -> None:
     params = parse(dtype, dtype=dtype, mode="replace")
     assert ENCODING.parts(params, target_of(kind(dtype, 2, 4))) == (PartSpec("values", *part),)
 
 
 def test_the_parts_of_an_addition_follow_the_dtype_of_the_values() -> None:
-    assert ENCODING.parts(parse("F32", dtype="F16", mode="add"), target_of(kind("F32", 2, 4))) == (PartSpec("values", 2, 8),)
+    assert ENCODING.parts(parse("F32", dtype="F16", mode="add"), target_of(kind("F32", 2, 4))) == (
+        PartSpec("values", 2, 8),
+    )
 
 
 @pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7E00, 0x7C01])

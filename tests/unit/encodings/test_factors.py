@@ -29,7 +29,9 @@ def floats(s: list[float], u: list[list[float]], v: list[list[float]]) -> Encode
     """One F32 band of one matrix; u and v have a row a rank."""
     params = {"bands": [{"code": "F32", "rank": len(s)}], "group": 1, "packing": "lanes", "scale": "F32"}
     parts = {"s0": s, "u0": u, "v0": v}
-    return Encoded("factors", params, {k: np.array(values, "<f4").reshape(-1).view("<u4") for k, values in parts.items()})
+    return Encoded(
+        "factors", params, {k: np.array(values, "<f4").reshape(-1).view("<u4") for k, values in parts.items()}
+    )
 
 
 def coded(u_codes: list[int], u_scale: float, v_codes: list[int], v_scales: list[float]) -> Encoded:
@@ -40,15 +42,30 @@ def coded(u_codes: list[int], u_scale: float, v_codes: list[int], v_scales: list
         "v0": bytes([v_codes[0] | v_codes[1] << 2 | v_codes[2] << 4]), "v_scales0": f32(*v_scales),
     }  # fmt: skip
     width = {"u0": "u1", "v0": "u1"}
-    return Encoded("factors", params, {k: np.frombuffer(bytearray(raw), width.get(k, "<u4")) for k, raw in parts.items()})
+    return Encoded(
+        "factors", params, {k: np.frombuffer(bytearray(raw), width.get(k, "<u4")) for k, raw in parts.items()}
+    )
 
 
-@pytest.mark.parametrize("changes", [{"code": "Q0"}, {"code": "Q9"}, {"code": "F64"}, {"code": "q4"}, {"rank": 0}, {"rank": 5}, {"rank": (1 << 64) - 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code": "Q0"},
+        {"code": "Q9"},
+        {"code": "F64"},
+        {"code": "q4"},
+        {"rank": 0},
+        {"rank": 5},
+        {"rank": (1 << 64) - 1},
+    ],
+)
 def test_refuses_a_band_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, one_band(), one_band(**changes)).where == "here band 1"
 
 
-@pytest.mark.parametrize("changes", [{"group": 0}, {"group": (1 << 32) + 1}, {"packing": "rows"}, {"scale": "F64"}, {"scale": "Q4"}])
+@pytest.mark.parametrize(
+    "changes", [{"group": 0}, {"group": (1 << 32) + 1}, {"packing": "rows"}, {"scale": "F64"}, {"scale": "Q4"}]
+)
 def test_refuses_parameters_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, one_band(), **changes).where == "here"
 

@@ -25,7 +25,10 @@ def parse(*slices: Any, target: Any = TARGET, **changes: Any) -> Any:
     return ENCODING.parse({"packing": "stream", "slices": list(slices), **changes}, target, "here")
 
 
-@pytest.mark.parametrize("changes", [{"bits_u": 0}, {"bits_u": 9}, {"bits_v": 0}, {"bits_v": 255}, {"rank": 0}, {"rank": 5}, {"rank": (1 << 64) - 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"bits_u": 0}, {"bits_u": 9}, {"bits_v": 0}, {"bits_v": 255}, {"rank": 0}, {"rank": 5}, {"rank": (1 << 64) - 1}],
+)
 def test_refuses_a_slice_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, one_slice(), one_slice(**changes)).where == "here slice 1"
 
@@ -82,7 +85,10 @@ def test_every_matrix_of_a_stack_has_its_scale() -> None:
     assert made_directly(same_kind("t", kind("F32", 3, 1, 1), f32(1, 1, 1), encoded)) == f32(0.5, -1.0, 1.0)
 
 
-@pytest.mark.parametrize(("codes", "bits"), [([0, -1], 1), ([1, 0], 2), ([-2, 0], 2), ([2, 0], 4), ([7, -8], 4), ([8, 0], 8), ([127, -128], 8)])
+@pytest.mark.parametrize(
+    ("codes", "bits"),
+    [([0, -1], 1), ([1, 0], 2), ([-2, 0], 2), ([2, 0], 4), ([7, -8], 4), ([8, 0], 8), ([127, -128], 8)],
+)
 def test_takes_the_fewest_bits_that_hold_the_codes(codes: list[int], bits: int) -> None:
     encoded = packed([int_slice([1.0], [[codes]], [[[0, 0, 0]]])], "stream")
     assert encoded.params["slices"] == [{"bits_u": bits, "bits_v": 1, "rank": 1}]
@@ -98,7 +104,9 @@ def test_a_code_of_any_width_is_itself_less_half_the_range(bits: int, packing: s
         "u0": room.pack(codes, bits, packing),
         "v0": room.pack(np.zeros(1, np.uint8), 1, packing),  # 0 - 1 = -1
     }
-    made = np.frombuffer(made_directly(same_kind("t", kind("F32", 4, 1), bytes(16), Encoded("lowrank", params, parts))), "<f4")
+    made = np.frombuffer(
+        made_directly(same_kind("t", kind("F32", 4, 1), bytes(16), Encoded("lowrank", params, parts))), "<f4"
+    )
     assert made.tolist() == [float(int(code) - (1 << (bits - 1))) for code in codes]
 
 

@@ -20,13 +20,23 @@ U8 = DTYPES["U8"]
 
 def parse(numel: int = 600, dtype: str | None = "U8", **changes: Any) -> Any:
     plain = {"count": 2, "dtype": dtype, "gaps": 2, "index": "gap8", "mode": "replace", **changes}
-    return ENCODING.parse({k: v for k, v in plain.items() if v is not None}, target_of(kind(dtype or "U8", numel)), "here")
+    return ENCODING.parse(
+        {k: v for k, v in plain.items() if v is not None}, target_of(kind(dtype or "U8", numel)), "here"
+    )
 
 
-def component(index: str, codes: bytes, count: int, *, gaps: int | None = None, mode: str = "replace", dtype: str = "U8") -> Encoded:
+def component(
+    index: str, codes: bytes, count: int, *, gaps: int | None = None, mode: str = "replace", dtype: str = "U8"
+) -> Encoded:
     width = {"gap16": 2}.get(index, 1)
     items = np.frombuffer(codes, f"<u{width}")
-    params = {"count": count, "dtype": dtype, "gaps": items.size if gaps is None else gaps, "index": index, "mode": mode}
+    params = {
+        "count": count,
+        "dtype": dtype,
+        "gaps": items.size if gaps is None else gaps,
+        "index": index,
+        "mode": mode,
+    }
     values = np.arange(1, count + 1).astype(DTYPES[dtype].bit_pattern)
     return Encoded("sparse", params, {"index": items, "values": values})
 
@@ -118,7 +128,17 @@ def test_refuses_parameters_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, **changes).where == "here"
 
 
-@pytest.mark.parametrize(("index", "numel", "gaps"), [("gap8", 600, 4), ("gap8", 254, 2), ("gap8", 255, 3), ("gap16", 65534, 2), ("gap16", 65535, 3), ("bitmap", 600, 0)])
+@pytest.mark.parametrize(
+    ("index", "numel", "gaps"),
+    [
+        ("gap8", 600, 4),
+        ("gap8", 254, 2),
+        ("gap8", 255, 3),
+        ("gap16", 65534, 2),
+        ("gap16", 65535, 3),
+        ("bitmap", 600, 0),
+    ],
+)
 def test_takes_as_many_gaps_as_escapes_can_fill(index: str, numel: int, gaps: int) -> None:
     assert parse(numel, index=index, gaps=gaps).gaps == gaps
     refused("manifest.parameter", parse, numel, index=index, gaps=gaps + 1)
@@ -133,21 +153,46 @@ def test_refuses_an_unknown_parameter() -> None:
     refused("manifest.unknown-key", parse, order="row")
 
 
-@pytest.mark.parametrize(("target", "dtype", "mode"), [("BF16", "F16", "replace"), ("F32", "F64", "add"), ("F32", "I32", "add"), ("F4", "F4", "replace"), ("F6_E2M3", "F6_E2M3", "replace")])
+@pytest.mark.parametrize(
+    ("target", "dtype", "mode"),
+    [
+        ("BF16", "F16", "replace"),
+        ("F32", "F64", "add"),
+        ("F32", "I32", "add"),
+        ("F4", "F4", "replace"),
+        ("F6_E2M3", "F6_E2M3", "replace"),
+    ],
+)
 def test_refuses_a_dtype_that_does_not_fit(target: str, dtype: str, mode: str) -> None:
     plain = {"count": 0, "dtype": dtype, "gaps": 0, "index": "gap8", "mode": mode}
     refused("manifest.parameter", ENCODING.parse, plain, target_of(kind(target, 8)), "here")
 
 
 @pytest.mark.parametrize(
-    ("changes", "index"), [({}, PartSpec("index", 1, 2)), ({"index": "gap16"}, PartSpec("index", 2, 2)), ({"index": "bitmap", "gaps": 0}, PartSpec("index", 1, 76))]
+    ("changes", "index"),
+    [
+        ({}, PartSpec("index", 1, 2)),
+        ({"index": "gap16"}, PartSpec("index", 2, 2)),
+        ({"index": "bitmap", "gaps": 0}, PartSpec("index", 1, 76)),
+    ],
 )
 def test_parts_follow_the_parameters(changes: dict[str, Any], index: PartSpec) -> None:
     params = parse(601, dtype="BF16", **changes)
     assert ENCODING.parts(params, target_of(kind("BF16", 601))) == (index, PartSpec("values", 2, 2))
 
 
-@pytest.mark.parametrize(("count", "numel", "index"), [(0, 600, "gap16"), (1, 8, "gap8"), (2, 8, "bitmap"), (1, 251, "gap16"), (1, 250, "gap8"), (13, 104, "gap8"), (14, 104, "bitmap")])
+@pytest.mark.parametrize(
+    ("count", "numel", "index"),
+    [
+        (0, 600, "gap16"),
+        (1, 8, "gap8"),
+        (2, 8, "bitmap"),
+        (1, 251, "gap16"),
+        (1, 250, "gap8"),
+        (13, 104, "gap8"),
+        (14, 104, "bitmap"),
+    ],
+)
 def test_chooses_the_index_by_density(count: int, numel: int, index: str) -> None:
     assert placed(np.arange(count), np.zeros(count, np.uint8), U8, numel, "replace").params["index"] == index
 

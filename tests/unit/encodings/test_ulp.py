@@ -57,7 +57,9 @@ def test_steps_by_hand(dtype: str, start: str, wanted: str, zigzag: str) -> None
 @given(data=st.data())
 def test_gives_back_every_pair_of_patterns(dtype: str, data: st.DataObject) -> None:
     width = DTYPES[dtype].bits
-    pairs = data.draw(st.lists(st.tuples(st.integers(0, (1 << width) - 1), st.integers(0, (1 << width) - 1)), min_size=1, max_size=20))
+    pairs = data.draw(
+        st.lists(st.tuples(st.integers(0, (1 << width) - 1), st.integers(0, (1 << width) - 1)), min_size=1, max_size=20)
+    )
     start, wanted = (np.array(each, DTYPES[dtype].bit_pattern) for each in zip(*pairs, strict=True))
     case = same_kind("t", kind(dtype, len(pairs)), start.tobytes(), difference(start, wanted, DTYPES[dtype]))
     assert made_directly(case) == wanted.tobytes()
@@ -67,12 +69,14 @@ def test_gives_back_every_pair_of_patterns(dtype: str, data: st.DataObject) -> N
 def test_the_order_of_patterns_is_the_order_of_values(dtype: str) -> None:
     # from -inf upwards, one step at a time, the values never fall
     infinity = {"BF16": 0x7F80, "F16": 0x7C00}[dtype]
-    steps = 2 * infinity + 1
+    steps = 2 * infinity + 2  # both zeros count
     start = np.full(steps, 0x8000 | infinity, "<u2")
     signed = np.arange(steps)
     signed[signed >= 1 << 15] -= 1 << 16  # the line is a ring: far up is a little down
     zigzag = np.where(signed >= 0, 2 * signed, -2 * signed - 1).astype("<u2")
-    made = np.frombuffer(made_directly(same_kind("t", kind(dtype, steps), start.tobytes(), Encoded("ulp", {}, {"diff": zigzag}))), "<u2")
+    made = np.frombuffer(
+        made_directly(same_kind("t", kind(dtype, steps), start.tobytes(), Encoded("ulp", {}, {"diff": zigzag}))), "<u2"
+    )
     values = (made.astype("<u4") << 16).view("<f4") if dtype == "BF16" else made.view("<f2")
     assert (np.diff(values.astype(np.float64)[1:-1]) >= 0).all()
     assert values[-1] == np.inf
