@@ -469,10 +469,11 @@ def factors_cases(suite: Suite) -> None:
                  "factors.contribution num.order")  # fmt: skip
     many = [("BF16", 1, bits_of("F32", q(k + 1, 64)), bits_of("BF16", 1), bits_of("BF16", q(1, 2))) for k in range(64)]
     suite.accept("factors-bands-64", "64 bands", single(factors(many), "F32", [1, 1], tensor("F32", [1, 1], 1)), "manifest.parameter/factors num.order")
+    signed = tensor("F32", shape, 1, -1, 2, -2, "0x80000000", q(1, 4))
     for name, value in (("zero", 0), ("minus-zero", "0x80000000"), ("subnormal", "0x00000001"), ("tiny", "0x0d7fffff")):
         made = factors([("F32", 1, bits_of("F32", value), bits_of("F32", 1, 2), bits_of("F32", 1, 2, 3))])
         suite.accept(
-            f"factors-s-{name}", f"S is {name.replace('-', ' ')}", single(made, "F32", shape, base),
+            f"factors-s-{name}", f"S is {name.replace('-', ' ')}", single(made, "F32", shape, signed),
             "payload.scale/factors factors.value num.zero num.widen", "The rule for scales does not apply to S.",
         )  # fmt: skip
     for group in (1, 2, 3, 1 << 32):

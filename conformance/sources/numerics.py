@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from conformance import assemble as oracle
-from conformance.assemble import Component, Entry, Tensor, bits_of, from_items, pack
+from conformance.assemble import Component, Tensor, bits_of, from_items, pack
 from conformance.assembler.draft import Change, Model
 from conformance.assembler.suite import Suite
 
@@ -44,7 +44,7 @@ def rounding(suite: Suite) -> None:
                    {"w": stepped(right, dtype, 0)}, "num.round", "1 + u/2 is midway and goes to 1.")  # fmt: skip
         suite.twin(f"round-truncated-{dtype.lower()}", f"The result of cutting to {dtype}", of, {"w": stepped(right, dtype, 1, -1)},
                    "num.round", "1 + 3u/2 is midway and goes to 1 + 2u.")  # fmt: skip
-        double = single(dense_add("F32", unit / 2 + power(-30)), dtype, [1], tensor(dtype, [1], 1))
+        double = single(dense_add("F32", unit / 2 + power(-30), 1), dtype, [2], tensor(dtype, [2], 1, 1))
         of = suite.accept(f"round-twice-{dtype.lower()}", f"A sum that rounds otherwise in one step than by way of F32 to {dtype}",
                           double, "num.round", why="float64 to F32 first, then to the dtype.")  # fmt: skip
         suite.twin(f"round-once-{dtype.lower()}", f"The result of one rounding from float64 to {dtype}", of,
@@ -70,16 +70,16 @@ def borders(suite: Suite) -> None:
         half_unit = power(most - precision)
         # F32 values that reach exactly below the rounding boundary; for F32 itself the sum is a float64
         below = half_unit / 2
-        made = single(dense_add("F32", below, -below), dtype, [2], tensor(dtype, [2], top, -top))
+        made = single(dense_add("F32", below, -below, 1), dtype, [3], tensor(dtype, [3], top, -top, 1))
         of = suite.accept(f"overflow-below-{low}", f"Sums just within the range of {dtype}", made, "payload.overflow num.round")
         suite.reject(
             f"overflow-at-{low}", f"A sum midway between the largest {dtype} and the next power of two", of,
-            Change(parts={"w/0/values": bits_of("F32", half_unit, 0)}), "payload.overflow", "payload.overflow num.round safe.no-result",
+            Change(parts={"w/0/values": bits_of("F32", half_unit, 0, 1)}), "payload.overflow", "payload.overflow num.round safe.no-result",
             op="apply",
         )  # fmt: skip
         suite.reject(
             f"overflow-negative-{low}", f"A sum below the lowest {dtype}", of,
-            Change(parts={"w/0/values": bits_of("F32", 0, -half_unit * 2)}), "payload.overflow", "payload.overflow", op="apply",
+            Change(parts={"w/0/values": bits_of("F32", 0, -half_unit * 2, 1)}), "payload.overflow", "payload.overflow", op="apply",
         )  # fmt: skip
         tiny = power(least - precision + 1)  # the smallest subnormal
         if dtype == "F32":
@@ -132,12 +132,12 @@ def _rebound(suite: Suite, of: str, dtype: str, pattern: str) -> list[dict[str, 
 def order(suite: Suite) -> None:
     big = power(60)
     adds = [dense_add("F32", big), dense_add("F32", 1), dense_add("F32", -big), dense_add("F32", 1)]
-    made = single(adds, "F32", [1], tensor("F32", [1], 0))
-    of = suite.accept("order-components", "2^60 + 1 - 2^60 + 1: one term is lost", made, "num.order num.merge")
-    suite.twin("order-components-exact", "The result of an exact sum of components", of, {"w": bits_of("F32", 2)}, "num.order num.merge",
-               "The sum is made term by term: 1, not 2.")  # fmt: skip
-    suite.twin("order-components-merged", "The result of adding all components together before the source", of, {"w": bits_of("F32", 0)},
-               "num.order num.merge", "0 would need another order.")  # fmt: skip
+    made = single(adds, "F32", [1], tensor("F32", [1], 5))
+    of = suite.accept("order-components", "5 + 2^60 + 1 - 2^60 + 1: two terms are lost", made, "num.order num.merge")
+    suite.twin("order-components-exact", "The result of an exact sum of components", of, {"w": bits_of("F32", 7)}, "num.order num.merge",
+               "The sum is made term by term: 1, not 7.")  # fmt: skip
+    suite.twin("order-components-merged", "The result of adding the components together before the source", of, {"w": bits_of("F32", 6)},
+               "num.order num.merge", "The source is the first term.")  # fmt: skip
     slices = [(1, 8, 8, bits_of("F32", s), [129], [129]) for s in (big, 1, -big, 1)]
     of = suite.accept("order-slices", "Four slices of 2^60, 1, -2^60 and 1", single(lowrank(slices), "F32", [1, 1], tensor("F32", [1, 1], 0)),
                       "num.order lowrank.contribution")  # fmt: skip
@@ -161,7 +161,7 @@ def order(suite: Suite) -> None:
                      ("F32", 1, bits_of("F32", -power(-23)), bits_of("F32", 3), bits_of("F32", 1)),
                      ("F32", 1, bits_of("F32", -power(-46)), bits_of("F32", 3), bits_of("F32", 1))])  # fmt: skip
     of = suite.accept("order-cube", "A cube minus its leading terms: what is left are the roundings",
-                      single(three, "F32", [1, 1], tensor("F32", [1, 1], 0)), "factors.contribution num.merge")  # fmt: skip
+                      single(three, "F32", [1, 1], tensor("F32", [1, 1], "0x80000000")), "factors.contribution num.merge")  # fmt: skip
     suite.twin("order-cube-exact", "The result of an exact cube", of, {"w": bits_of("F32", power(-69))}, "factors.contribution num.merge",
                "Both products are rounded to float64.")  # fmt: skip
     exact = blockq(8, [255, 254], bits_of("F32", 1 + power(-23), 1 - power(-24)), 1, zero=0)
@@ -268,7 +268,7 @@ def other_faults(suite: Suite) -> None:
     of = suite.accept("fault-add", "An F16 value added to F32", add, "dense.add num.widen")
     suite.twin("fault-add-replaces", "The result of a value put in the tensor's place", of, {"w": bits_of("F32", q(1, 4))}, "dense.add",
                "The mode is add.")  # fmt: skip
-    unchanged = Model({"a": tensor("F32", [1], 1), "w": tensor("F32", [1], 1)}, [Entry("w", "other", "", [sparse("gap8", [0], "F32", bits_of("F32", 1), "add")], ("F32", [1]))])
+    unchanged = single(sparse("gap8", [0], "F32", bits_of("F32", 1), "add"), "F32", [1], tensor("F32", [1], 2))
     of = suite.accept("fault-sparse-add", "A value added to the only element", unchanged, "sparse.add")
     suite.twin("fault-sparse-add-replaces", "The result of a listed value put in place", of, {"w": bits_of("F32", 1)}, "sparse.add",
                "The mode is add.")  # fmt: skip
