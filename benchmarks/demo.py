@@ -2,7 +2,7 @@
 
 Runs the ``skillpack`` command as a user would and prints every command before it runs. Needs no network.
 
-    ./demo            (or: python -m benchmarks.demo [--seconds 60] [--out .demo])
+    ./demo            (or: python -m benchmarks.demo [--seconds 45] [--out .demo])
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def compare(out: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.demo", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60, help="about how long to train (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=45, help="about how long to train (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=report.ROOT / ".demo", help="a folder that is made anew (.demo)")
     options = parser.parse_args(arguments)
     out: Path = options.out

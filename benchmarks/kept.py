@@ -207,7 +207,7 @@ class Chart:
         return [part for x, dtype in places for part in (_dot(x, 20, dtype), _text(x + 10, 24, dtype))]
 
     def _series(self, dtype: str) -> list[str]:
-        """Dots joined in order of size along the integer slices, with the names of recipes on those of the first pair."""
+        """Dots joined in order of size along the integer slices; the first pair has the names of recipes."""
         own = sorted((point for point in self.points if point.dtype == dtype), key=lambda point: point.nbytes)
         slices = [point for point in own if point.recipe not in ("graftllm", "lossless")]
         path = " ".join(f"{self._x(point.nbytes):.1f},{self._y(point.error):.1f}" for point in slices)

@@ -1,1 +1,1 @@
-"""The conformance corpus of the format: cases, the assembler that makes their inputs, and the runner that asks a reader."""
+"""The conformance corpus: cases, the assembler that makes their inputs, the runner that asks a reader."""

@@ -29,14 +29,14 @@ WIDTH = {  # bits; kind
     "F64": (64, "float"), "F32": (32, "float"), "F16": (16, "float"), "BF16": (16, "float"), "F8_E4M3": (8, "float"),
     "F8_E5M2": (8, "float"), "F8_E8M0": (8, "uint"), "F8_E4M3FNUZ": (8, "float"), "F8_E5M2FNUZ": (8, "float"),
     "F6_E2M3": (6, "float"), "F6_E3M2": (6, "float"), "F4": (4, "float"), "I64": (64, "int"), "I32": (32, "int"),
-    "I16": (16, "int"), "I8": (8, "int"), "U64": (64, "uint"), "U32": (32, "uint"), "U16": (16, "uint"), "U8": (8, "uint"),
-    "BOOL": (8, "bool"), "C64": (64, "complex"),
+    "I16": (16, "int"), "I8": (8, "int"), "U64": (64, "uint"), "U32": (32, "uint"), "U16": (16, "uint"),
+    "U8": (8, "uint"), "BOOL": (8, "bool"), "C64": (64, "complex"),
 }  # fmt: skip
 # significand bits with the hidden one, smallest normal exponent, largest exponent, stored significand bits
 BINARY = {"F64": (53, -1022, 1023, 52), "F32": (24, -126, 127, 23), "F16": (11, -14, 15, 10), "BF16": (8, -126, 127, 7)}
 
 
-class Overflow(Exception):
+class Overflow(Exception):  # noqa: N818 - what a rounding finds, which may be right
     """A finite value rounds to infinity."""
 
 

@@ -18,7 +18,24 @@ from typing import Any
 
 from conformance.assembler.draft import assembled
 from conformance.assembler.suite import Case, Suite
-from conformance.sources import base, chunks, container, encodings, limits, manifest, names, numerics, rendering, storage, wire
+from conformance.sources import (
+    base,
+    blockq,
+    chunks,
+    container,
+    dense,
+    factors,
+    limits,
+    lowrank,
+    manifest,
+    names,
+    numerics,
+    rendering,
+    sparse,
+    storage,
+    ulp,
+    wire,
+)
 
 ROOT = Path(__file__).resolve().parent
 CASES = ROOT / "cases"
@@ -26,7 +43,7 @@ CACHE = ROOT / ".cache"
 SUFFIXES = {"pack": ".skp", "base": ".safetensors"}
 AREAS: tuple[tuple[str, Callable[[Suite], None]], ...] = (
     ("container", container.cases),
-    ("dense", encodings.dense_cases),
+    ("dense", dense.cases),
     ("manifest", manifest.cases),
     ("wire", wire.cases),
     ("storage", storage.cases),
@@ -34,11 +51,11 @@ AREAS: tuple[tuple[str, Callable[[Suite], None]], ...] = (
     ("names", names.cases),
     ("limits", limits.cases),
     ("base", base.cases),
-    ("sparse", encodings.sparse_cases),
-    ("blockq", encodings.blockq_cases),
-    ("lowrank", encodings.lowrank_cases),
-    ("factors", encodings.factors_cases),
-    ("ulp", encodings.ulp_cases),
+    ("sparse", sparse.cases),
+    ("blockq", blockq.cases),
+    ("lowrank", lowrank.cases),
+    ("factors", factors.cases),
+    ("ulp", ulp.cases),
     ("numerics", numerics.cases),
     ("rendering", rendering.cases),
 )

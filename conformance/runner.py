@@ -138,7 +138,7 @@ class Adapter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(CrashError, HangError):
+        with suppress(CrashError, HangError, subprocess.TimeoutExpired):
             if self._process is not None and self._process.poll() is None:
                 self.ask({"op": "stop"}, 5.0)
                 self._process.wait(5.0)
@@ -259,7 +259,7 @@ def judge(case: dict[str, Any], answer: dict[str, Any], out: Path) -> tuple[str,
     if "unsupported" in answer:
         return "unsupported", str(answer["unsupported"])
     expect = case["expect"]
-    if expect["verdict"] == "reject":
+    if expect["verdict"] == "reject" or (expect["verdict"] == "either" and not answer["ok"]):
         return _judge_refusal(expect, answer, out)
     if not answer["ok"]:
         return "wrong", f"refused with {answer.get('code')}: {answer.get('message')}"
@@ -416,7 +416,9 @@ def show(report: Report, shown: int = 50) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m conformance.runner", usage="%(prog)s [options] -- COMMAND ...", description=__doc__.split("\n", 1)[0]
+        prog="python -m conformance.runner",
+        usage="%(prog)s [options] -- COMMAND ...",
+        description=__doc__.split("\n", 1)[0],
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write the report as JUnit XML")

@@ -28,11 +28,10 @@ def _rule(pattern: str, tensor_class: str) -> Rule:
 
 
 DEFAULT_RULES: Final = (
-    _rule(r".*(norm|ln_?\d?|ln_f|layernorm\w*)\.(weight|bias|gamma|beta)", "norm"),
-    _rule(r".*(^|[._])(norm|layer_?norm|rms_?norm)\w*\.(weight|bias)", "norm"),
+    _rule(r"(.*[._])?(\w*norm\w*|ln_?\d?|ln_f)\.(weight|bias|gamma|beta)", "norm"),
     _rule(r".*\.bias", "bias"),
-    _rule(r".*(experts|expert)[._].*", "expert"),
     _rule(r".*(router|gate\.(weight|wg)|gate_logits|switch)[^/]*", "router"),
+    _rule(r".*(experts|expert)[._].*", "expert"),
     _rule(r".*(lm_head|output_embeddings|embed_out|cls\.predictions\.decoder|^output)\.weight", "head"),
     _rule(r".*(embed|wte|wpe|tok_embeddings|shared\.weight).*", "embedding"),
     _rule(

@@ -127,8 +127,6 @@ def _check_stack(entry: Entry, planned: Sequence[PlannedComponent], target: Targ
     compatible = is_compatible(base_kind, result_kind)
     if not planned and target.numel and (not compatible or base_kind == result_kind):
         raise error("manifest.components", where, "no components, and neither dtype nor rows of the base to change")
-    if True in adds and compatible and entry.base and not dtype_named(entry.base.kind.dtype).is_arithmetic:
-        raise error("manifest.components", where, f"{entry.base.kind.dtype} cannot be added to")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def _entry_fault(entry: Entry, specs: Mapping[str, TensorSpec]) -> tuple[str, st
     return None
 
 
-def is_expected(manifest: Manifest, name: str, index: int, digest: bytes) -> bool:
+def is_expected(manifest: Manifest, index: int, digest: bytes) -> bool:
     """Whether one base tensor is the one the pack was made for, as far as it tells by itself.
 
     ``index`` is the tensor's place among the base's names, ascending. The digest of the whole decides.
@@ -87,7 +87,7 @@ def content_fault(manifest: Manifest, listing: Listing) -> SkillPackError | None
     wrong = [
         name
         for index, name in enumerate(sorted(listing))
-        if not is_expected(manifest, name, index, listing[name].sha256)
+        if not is_expected(manifest, index, listing[name].sha256)
         or bound.get(name, listing[name].sha256) != listing[name].sha256
     ]
     if not wrong:

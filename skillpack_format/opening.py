@@ -12,9 +12,10 @@ FRAMEWORKS = ("numpy", "pt")
 
 
 def safe_open(path: str | Path, framework: str = "numpy", device: str = "cpu", limits: Limits = DEFAULT_LIMITS) -> Pack:
-    """Open a pack; deltas and tensors come as numpy arrays, or with ``framework="pt"`` as torch tensors on ``device``.
+    """Open a pack; ``get_delta`` gives numpy arrays, or with ``framework="pt"`` torch tensors on ``device``.
 
-    ``keys``, ``metadata``, ``info`` and ``get_delta`` are those of ``Pack``; torch is imported only for "pt".
+    ``keys``, ``metadata`` and ``info`` are those of ``Pack``, and so is ``get_tensor``, whose bit patterns are numpy's
+    either way. torch is imported only for "pt".
     """
     if framework not in FRAMEWORKS:
         raise error("usage.argument", "", f"framework {framework!r} is not one of {', '.join(FRAMEWORKS)}")

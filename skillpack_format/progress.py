@@ -25,6 +25,8 @@ def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> 
     The first exception ends it: jobs already running finish, the others are never started. Out of memory, on the host
     or on a GPU, becomes resource.memory.
     """
+    if threads < 1:
+        raise error("usage.argument", "", f"threads is {threads}, at least one is needed")
 
     def run(job: Job) -> Done:
         try:

@@ -16,9 +16,10 @@ from skillpack_format import wire
 from skillpack_format.container import write_header
 from skillpack_format.contents import StoredContent, plan
 from skillpack_format.durable import atomic_file, output_errors
-from skillpack_format.limits import DEFAULT_LIMITS
+from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.manifest import Manifest, parse
-from skillpack_format.storage import Segment, Storage, align
+from skillpack_format.storage import Segment, Storage, align, lay_out
+from skillpack_format.storage import parse as parse_storage
 
 CODEC: Final = "zstd"
 
@@ -26,10 +27,13 @@ CODEC: Final = "zstd"
 class PackWriter:
     """Collects stored contents in their final order; ``seal`` writes the file. A context manager."""
 
-    def __init__(self, path: Path, *, chunk_bytes: int, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, chunk_bytes: int, overwrite: bool = False, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self.path = path
         self._chunk_bytes = chunk_bytes
         self._overwrite = overwrite
+        self._limits = limits
         self._segments: list[Segment] = []
         self._end = 0
         with output_errors(path):
@@ -56,8 +60,10 @@ class PackWriter:
     def seal(self, manifest: Manifest) -> int:
         """Write the file durably and return its size in bytes; what no reader would take is refused first."""
         document = manifest.to_bytes()
-        plan(parse(wire.read(document, DEFAULT_LIMITS, "MANIFEST")))
         storage = wire.write(Storage(self._chunk_bytes, tuple(self._segments)).to_plain())
+        contents = plan(parse(wire.read(document, self._limits, "MANIFEST"), self._limits), self._limits)
+        planes = [content.planes for content in contents.all]
+        lay_out(parse_storage(wire.read(storage, self._limits, "STORAGE"), self._limits), planes, self._end)
         header = write_header(document, storage, self._end)
         with output_errors(self.path):
             self._waiting.seek(0)

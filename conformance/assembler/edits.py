@@ -2,7 +2,7 @@
 
 A document edit is a dict such as ``{"put": "tensors/0/class", "value": "other"}``; a byte patch one such as
 ``{"at": 16, "xor": "01"}``. Values may hold ``Wire`` (bytes that stand in the file as they are) and ``Pairs`` (a map
-whose keys come in any order, any number of times and of any type), so a malformed document is a small edit of a valid one.
+whose keys come in any order, any number of times and of any type): a malformed document is a small edit of a valid one.
 """
 
 from __future__ import annotations

@@ -58,9 +58,12 @@ def sparse(
     data = codes if isinstance(codes, bytes) else from_items(codes, width)
     listed = len(values) // (oracle.WIDTH[dtype][0] // 8) if count is None else count
     params = {
-        "count": listed, "dtype": dtype, "gaps": 0 if index == "bitmap" else len(data) // width, "index": index,
+        "count": listed,
+        "dtype": dtype,
+        "gaps": 0 if index == "bitmap" else len(data) // width,
+        "index": index,
         "mode": mode,
-    }  # fmt: skip
+    }
     return component("sparse", params, ("index", width, data), ("values", oracle.WIDTH[dtype][0] // 8, values))
 
 
@@ -84,7 +87,9 @@ def blockq(
     return component("blockq", params, *parts)
 
 
-def lowrank(slices: Sequence[tuple[int, int, int, bytes, Sequence[int], Sequence[int]]], packing: str = "lanes") -> Component:
+def lowrank(
+    slices: Sequence[tuple[int, int, int, bytes, Sequence[int], Sequence[int]]], packing: str = "lanes"
+) -> Component:
     """Slices as (rank, bits of U, bits of V, scales, codes of U, codes of V)."""
     params = {"packing": packing, "slices": [{"bits_u": bu, "bits_v": bv, "rank": r} for r, bu, bv, *_ in slices]}
     parts = []
@@ -118,7 +123,9 @@ def factors(
     return component("factors", params, *parts)
 
 
-def single(of: Component | Sequence[Component], dtype: str, shape: Sequence[int], base: Tensor | None, **more: Any) -> Model:
+def single(
+    of: Component | Sequence[Component], dtype: str, shape: Sequence[int], base: Tensor | None, **more: Any
+) -> Model:
     """One tensor ``w`` with these components; the base holds a tensor beside it."""
     components = [of] if isinstance(of, Component) else list(of)
     entry = Entry("w", "other", "", components, (dtype, list(shape)))
@@ -149,13 +156,20 @@ def all_kinds() -> Model:
     band = factors(
         [
             ("F16", 1, bits_of("F32", q(3, 2)), bits_of("F16", q(1, 2), q(-1, 4)), bits_of("F16", 1, q(1, 8))),
-            ("Q2", 1, bits_of("F32", q(1, 32)), (pack([3, 1], 2, "lanes"), bits_of("F32", q(1, 4))),
-             (pack([0, 2], 2, "lanes"), bits_of("F32", q(1, 2)))),
+            (
+                "Q2",
+                1,
+                bits_of("F32", q(1, 32)),
+                (pack([3, 1], 2, "lanes"), bits_of("F32", q(1, 4))),
+                (pack([0, 2], 2, "lanes"), bits_of("F32", q(1, 2))),
+            ),
         ],
         group=2,
-    )  # fmt: skip
+    )
     entries = [
-        Entry("a.bias", "bias", "a", [sparse("gap8", [0, 1], "BF16", bits_of("BF16", q(1, 8), -3), "add")], ("F32", [4])),
+        Entry(
+            "a.bias", "bias", "a", [sparse("gap8", [0, 1], "BF16", bits_of("BF16", q(1, 8), -3), "add")], ("F32", [4])
+        ),
         Entry("b.weight", "mlp", "b", [low, oracle.ulp(lossy.data, tuned, "BF16")], ("BF16", [2, 3])),
         Entry("c.weight", "attention", "c", [group_codes], ("F16", [2, 2]), stats={"changed": 4, "norm": bytes(4)}),
         Entry("e.ids", "other", "", [dense("I16", struct.pack("<3h", 0, -2, 32767))], ("I16", [3])),
@@ -172,5 +186,7 @@ def all_kinds() -> Model:
 ALL_KINDS = all_kinds()
 PLAIN = single(dense("I16", struct.pack("<2h", 3, 4)), "I16", [2], tensor("I16", [2], 1, 2))
 IDENTICAL = Model({"bias": tensor("F32", [2], 1, q(-1, 2)), "step": tensor("I64", [], 7)})
-ENTRIES = {name: k for k, name in enumerate(["a.bias", "b.weight", "c.weight", "e.ids", "f.old", "g.up", "h.new", "i.tied"])}
+ENTRIES = {
+    name: k for k, name in enumerate(["a.bias", "b.weight", "c.weight", "e.ids", "f.old", "g.up", "h.new", "i.tied"])
+}
 # where things are in ALL_KINDS: segments 0 sparse, 1 lowrank, 2 ulp, 3 blockq, 4 dense, 5 factors, 6 dense, 7-8 files

@@ -22,55 +22,73 @@ def accepted(suite: Suite) -> None:
     for count in (4095, 4096, 4097, 8192, 8193):
         made = single(dense("U8", bytes(noise(count))), "U8", [count], None)
         suite.accept(
-            f"storage-plane-{count}", f"A plane of {count} bytes in chunks of 4096", made,
-            "storage.chunk-table storage.chunk-length storage.chunk-length/raw storage.chunk-bytes codec.raw layout.segments "
-            "integrity.chunk integrity.content storage.data-length",
-        )  # fmt: skip
+            f"storage-plane-{count}",
+            f"A plane of {count} bytes in chunks of 4096",
+            made,
+            "storage.chunk-table storage.chunk-length storage.chunk-length/raw storage.chunk-bytes codec.raw "
+            "layout.segments integrity.chunk integrity.content storage.data-length",
+        )
     for count in (4095, 4096, 4097):
         made = single(dense("I32", bytes(noise(4 * count, 5))), "I32", [count], None)
         suite.accept(
-            f"storage-planes-4-{count}", f"Four planes of {count} bytes each in chunks of 4096", made,
+            f"storage-planes-4-{count}",
+            f"Four planes of {count} bytes each in chunks of 4096",
+            made,
             "layout.planes storage.chunk-table layout.segments",
             "Where a plane ends, the next one starts a new chunk.",
-        )  # fmt: skip
+        )
     for dtype in ("I16", "F32", "F64", "C64"):
         width = {"I16": 2, "F32": 4}.get(dtype, 8)
         made = single(dense(dtype, bytes(range(1, 1 + 3 * width))), dtype, [3], None)
         suite.accept(
-            f"storage-planes-{dtype.lower()}", f"Three items of {dtype}: {width} planes of three bytes", made,
+            f"storage-planes-{dtype.lower()}",
+            f"Three items of {dtype}: {width} planes of three bytes",
+            made,
             "layout.planes dense.replace",
-        )  # fmt: skip
+        )
     for exponent in range(12, 25):
         made = single(dense("U8", bytes(noise(5000))), "U8", [5000], None, chunk_bytes=1 << exponent)
         suite.accept(
-            f"storage-chunk-bytes-2-{exponent}", f"chunk_bytes is 2^{exponent}", made,
-            "storage.chunk-bytes limit.exceeded/chunk storage.chunk-length/raw", op="validate",
-        )  # fmt: skip
+            f"storage-chunk-bytes-2-{exponent}",
+            f"chunk_bytes is 2^{exponent}",
+            made,
+            "storage.chunk-bytes limit.exceeded/chunk storage.chunk-length/raw",
+            op="validate",
+        )
     empty = Entry("m", "other", "", [], ("F32", [0, 3]))
     first, last = (Entry(name, "other", "", [dense("U8", bytes([k] * 5))], ("U8", [5])) for k, name in enumerate("az"))
     suite.accept(
-        "storage-empty-tensor", "A tensor without elements between two others", Model({}, [first, empty, last]),
+        "storage-empty-tensor",
+        "A tensor without elements between two others",
+        Model({}, [first, empty, last]),
         "layout.contents layout.segments manifest.components/empty-tensor framing.padding/segments",
-    )  # fmt: skip
+    )
     nothing = Entry("m", "other", "", [sparse("gap8", [], "U8", b"")], ("U8", [3]))
     suite.accept(
-        "storage-empty-segment", "A segment without chunks between two others", Model({}, [first, nothing, last]),
+        "storage-empty-segment",
+        "A segment without chunks between two others",
+        Model({}, [first, nothing, last]),
         "layout.segments storage.chunk-table framing.padding/segments sparse.replace",
         "A content of 0 bytes has no chunk; its segment starts at a multiple of 64 all the same.",
-    )  # fmt: skip
+    )
     suite.accept(
-        "storage-64-each", "Segments of 64 bytes: nothing is padded",
+        "storage-64-each",
+        "Segments of 64 bytes: nothing is padded",
         Model({}, [Entry(n, "other", "", [dense("U8", bytes(noise(64, 3)))], ("U8", [64])) for n in "abc"]),
         "layout.segments framing.padding/segments storage.data-length",
-    )  # fmt: skip
+    )
     suite.accept(
-        "storage-contents-order", "Contents of several components, then side files",
-        Model({}, [first, last], files={"config.json": b"1", "vocab.txt": b"22"}), "layout.contents layout.segments",
-    )  # fmt: skip
+        "storage-contents-order",
+        "Contents of several components, then side files",
+        Model({}, [first, last], files={"config.json": b"1", "vocab.txt": b"22"}),
+        "layout.contents layout.segments",
+    )
     suite.accept(
-        "storage-no-segments", "No contents at all", Model({"t": raw("U8", [3], b"\1\2\3")}),
+        "storage-no-segments",
+        "No contents at all",
+        Model({"t": raw("U8", [3], b"\1\2\3")}),
         "storage.segments storage.data-length",
-    )  # fmt: skip
+    )
 
 
 def documents(suite: Suite) -> None:
@@ -80,16 +98,24 @@ def documents(suite: Suite) -> None:
         ("chunk-bytes-0", "chunk_bytes is 0", put("chunk_bytes", 0), "storage.chunk-bytes"),
         ("chunk-bytes-2048", "chunk_bytes is 2^11", put("chunk_bytes", 2048), "storage.chunk-bytes"),
         ("chunk-bytes-12288", "chunk_bytes is 3 * 2^12", put("chunk_bytes", 12288), "storage.chunk-bytes"),
-        ("chunk-bytes-2-64", "chunk_bytes is 2^64 - 1", put("chunk_bytes", (1 << 64) - 1),
-         "storage.chunk-bytes"),
+        ("chunk-bytes-2-64", "chunk_bytes is 2^64 - 1", put("chunk_bytes", (1 << 64) - 1), "storage.chunk-bytes"),
         ("chunk-bytes-2-25", "chunk_bytes is 2^25", put("chunk_bytes", 1 << 25), "storage.chunk-bytes"),
         ("codec-lz4", "A segment with the codec lz4", put("segments/0/codec", "lz4"), "unsupported.codec"),
         ("codec-empty", "A segment with the empty codec", put("segments/0/codec", ""), "unsupported.codec"),
         ("codec-case", "A segment with the codec Raw", put("segments/0/codec", "Raw"), "unsupported.codec"),
-        ("codec-private", "A segment with a codec for private use", put("segments/0/codec", "x-test"), "unsupported.codec"),
+        (
+            "codec-private",
+            "A segment with a codec for private use",
+            put("segments/0/codec", "x-test"),
+            "unsupported.codec",
+        ),
         ("segment-missing", "One segment less than contents", drop("segments/8"), "storage.segments"),
-        ("segment-more", "One segment more than contents", insert("segments/9", {"chunks": b"", "codec": "raw"}),
-         "storage.segments"),
+        (
+            "segment-more",
+            "One segment more than contents",
+            insert("segments/9", {"chunks": b"", "codec": "raw"}),
+            "storage.segments",
+        ),
         ("segment-none", "No segments, nine contents", put("segments", []), "storage.segments"),
         ("table-empty", "A chunk table without records", put("segments/0/chunks", b""), "storage.chunk-table"),
         ("table-odd", "A chunk table of 23 bytes", put("segments/0/chunks", bytes(23)), "storage.chunk-table"),
@@ -105,28 +131,49 @@ def documents(suite: Suite) -> None:
         ("type-chunks-str", "chunks is a str", put("segments/0/chunks", "abcdefgh"), "manifest.type"),
         ("type-chunks-array", "chunks is an array of integers", put("segments/0/chunks", [2, 0]), "manifest.type"),
         ("type-codec", "A codec is a bin", put("segments/0/codec", b"raw"), "manifest.type"),
-        ("rename-codec", "The key codec is written Codec", rename("segments/0/codec", "Codec"),
-         "manifest.missing-key manifest.unknown-key"),
-    )  # fmt: skip
+        (
+            "rename-codec",
+            "The key codec is written Codec",
+            rename("segments/0/codec", "Codec"),
+            "manifest.missing-key manifest.unknown-key",
+        ),
+    )
     for name, title, edit, codes in changes:
         suite.reject(
-            f"storage-{name}", title, OF, Change(storage=[edit]), codes, codes.split()[0]
+            f"storage-{name}",
+            title,
+            OF,
+            Change(storage=[edit]),
+            codes,
+            codes.split()[0]
             + (" version.refuse version.private" if "codec" in name and "unsupported" in codes else ""),
-        )  # fmt: skip
+        )
     suite.reject(
-        "storage-segments-exchanged", "Two entries of segments exchanged", OF, Change(storage=[swap("segments", 0, 4)]),
-        "storage.chunk-table storage.chunk-length", "storage.chunk-table layout.contents",
-    )  # fmt: skip
+        "storage-segments-exchanged",
+        "Two entries of segments exchanged",
+        OF,
+        Change(storage=[swap("segments", 0, 4)]),
+        "storage.chunk-table storage.chunk-length",
+        "storage.chunk-table layout.contents",
+    )
     suite.reject(
-        "storage-claims-segments", "segments claims 2^32 - 1 items", OF,
-        Change(storage=[put("segments", Wire(b"\xdd\xff\xff\xff\xff"))]), "wire.truncated",
-        "wire.truncated reader.allocation", rss_mb=64,
-    )  # fmt: skip
+        "storage-claims-segments",
+        "segments claims 2^32 - 1 items",
+        OF,
+        Change(storage=[put("segments", Wire(b"\xdd\xff\xff\xff\xff"))]),
+        "wire.truncated",
+        "wire.truncated reader.allocation",
+        rss_mb=64,
+    )
     suite.reject(
-        "storage-claims-chunks", "chunks claims 2^32 - 1 bytes", OF,
-        Change(storage=[put("segments/0/chunks", Wire(b"\xc6\xff\xff\xff\xff"))]), "wire.truncated",
-        "wire.truncated reader.allocation", rss_mb=64,
-    )  # fmt: skip
+        "storage-claims-chunks",
+        "chunks claims 2^32 - 1 bytes",
+        OF,
+        Change(storage=[put("segments/0/chunks", Wire(b"\xc6\xff\xff\xff\xff"))]),
+        "wire.truncated",
+        "wire.truncated reader.allocation",
+        rss_mb=64,
+    )
 
 
 def tables(suite: Suite) -> None:
@@ -134,91 +181,179 @@ def tables(suite: Suite) -> None:
     for count in (2, 4):
         table = record(*[(4096, 0)] * count)
         suite.reject(
-            f"storage-table-{count}", f"{count} chunk records where 3 are due", of,
-            Change(storage=[put("segments/0/chunks", table)]), "storage.chunk-table", "storage.chunk-table", op="validate",
-        )  # fmt: skip
-    lengths = (("0/0", 0, "0"), ("0/0", 4095, "one less"), ("0/0", 4097, "one more"), ("0/2", 2, "that of a longer chunk"),
-               ("0/0", (1 << 32) - 1, "2^32 - 1"))  # fmt: skip
+            f"storage-table-{count}",
+            f"{count} chunk records where 3 are due",
+            of,
+            Change(storage=[put("segments/0/chunks", table)]),
+            "storage.chunk-table",
+            "storage.chunk-table",
+            op="validate",
+        )
+    lengths = (
+        ("0/0", 0, "0"),
+        ("0/0", 4095, "one less"),
+        ("0/0", 4097, "one more"),
+        ("0/2", 2, "that of a longer chunk"),
+        ("0/0", (1 << 32) - 1, "2^32 - 1"),
+    )
     for place, length, words in lengths:
         code = "storage.chunk-length"
         suite.reject(
-            f"storage-raw-length-{place.replace('/', '-')}-{length}", f"A raw chunk's stored length is {words}: {length}", of,
-            Change(records={place: {"length": length}}), code,
-            f"{code} {code}/raw", op="validate",
-        )  # fmt: skip
+            f"storage-raw-length-{place.replace('/', '-')}-{length}",
+            f"A raw chunk's stored length is {words}: {length}",
+            of,
+            Change(records={place: {"length": length}}),
+            code,
+            f"{code} {code}/raw",
+            op="validate",
+        )
     for place in ("0/0", "0/2"):
         suite.reject(
-            f"storage-crc-{place.replace('/', '-')}", f"The CRC-32 of chunk {place[-1]} is 0", of,
-            Change(records={place: {"crc": 0}}), "integrity.chunk", "integrity.chunk", "Zero never means no checksum.",
+            f"storage-crc-{place.replace('/', '-')}",
+            f"The CRC-32 of chunk {place[-1]} is 0",
+            of,
+            Change(records={place: {"crc": 0}}),
+            "integrity.chunk",
+            "integrity.chunk",
+            "Zero never means no checksum.",
             op="validate",
-        )  # fmt: skip
+        )
     for at, mask in ((0, "01"), (4095, "80"), (4096, "01"), (8192, "40")):
         suite.reject(
-            f"storage-bit-{at}", f"One bit of stored byte {at} flipped", of, Change(data=[xor(at, mask)]),
-            "integrity.chunk", "integrity.chunk", op="validate",
-        )  # fmt: skip
+            f"storage-bit-{at}",
+            f"One bit of stored byte {at} flipped",
+            of,
+            Change(data=[xor(at, mask)]),
+            "integrity.chunk",
+            "integrity.chunk",
+            op="validate",
+        )
     suite.reject(
-        "storage-lost-data", "DATA is all zeros", of, Change(data=[write(0, bytes(8193))]), "integrity.chunk",
-        "integrity.chunk", "Lost data after a rename.", op="validate",
-    )  # fmt: skip
-    suite.reject(
-        "storage-chunks-exchanged", "Two chunks of equal length exchanged, with their records", of,
-        Change(stored={"0/0": bytes(noise(8193))[4096:8192], "0/1": bytes(noise(8193))[:4096]}), "integrity.content",
-        "integrity.content content.use", "The content's digest binds a chunk to its place.", op="validate",
-    )  # fmt: skip
-    suite.reject(
-        "storage-content-bit", "One bit of a content flipped, its chunk's CRC-32 repaired", of,
-        Change(stale={0: [xor(5, "01")]}), "integrity.content", "integrity.content content.use", op="validate",
-    )  # fmt: skip
-    suite.reject(
-        "storage-content-digest-zero", "The digest of a content is all zero", of,
-        Change(manifest=[put("tensors/0/components/0/sha256", bytes(32))]), "integrity.content", "integrity.content",
+        "storage-lost-data",
+        "DATA is all zeros",
+        of,
+        Change(data=[write(0, bytes(8193))]),
+        "integrity.chunk",
+        "integrity.chunk",
+        "Lost data after a rename.",
         op="validate",
-    )  # fmt: skip
+    )
     suite.reject(
-        "storage-digest-before-values", "A BOOL of 7 in a content whose digest is stale", "dense-replace-bool",
-        Change(stale={0: [write(0, b"\7")]}), "integrity.content", "content.use integrity.content",
-        "The digest comes before an encoding interprets the content.", op="validate",
-    )  # fmt: skip
+        "storage-chunks-exchanged",
+        "Two chunks of equal length exchanged, with their records",
+        of,
+        Change(stored={"0/0": bytes(noise(8193))[4096:8192], "0/1": bytes(noise(8193))[:4096]}),
+        "integrity.content",
+        "integrity.content content.use",
+        "The content's digest binds a chunk to its place.",
+        op="validate",
+    )
+    suite.reject(
+        "storage-content-bit",
+        "One bit of a content flipped, its chunk's CRC-32 repaired",
+        of,
+        Change(stale={0: [xor(5, "01")]}),
+        "integrity.content",
+        "integrity.content content.use",
+        op="validate",
+    )
+    suite.reject(
+        "storage-content-digest-zero",
+        "The digest of a content is all zero",
+        of,
+        Change(manifest=[put("tensors/0/components/0/sha256", bytes(32))]),
+        "integrity.content",
+        "integrity.content",
+        op="validate",
+    )
+    suite.reject(
+        "storage-digest-before-values",
+        "A BOOL of 7 in a content whose digest is stale",
+        "dense-replace-bool",
+        Change(stale={0: [write(0, b"\7")]}),
+        "integrity.content",
+        "content.use integrity.content",
+        "The digest comes before an encoding interprets the content.",
+        op="validate",
+    )
     items = "storage-planes-i16"
     suite.reject(
-        "storage-items-not-planes", "Items stored one after the other and not as planes", items,
-        Change(stored={"0/0": bytes([1, 2, 3]), "0/1": bytes([4, 5, 6])}), "integrity.content",
-        "layout.planes integrity.content", "The digest is over the planes in order.", op="validate",
-    )  # fmt: skip
+        "storage-items-not-planes",
+        "Items stored one after the other and not as planes",
+        items,
+        Change(stored={"0/0": bytes([1, 2, 3]), "0/1": bytes([4, 5, 6])}),
+        "integrity.content",
+        "layout.planes integrity.content",
+        "The digest is over the planes in order.",
+        op="validate",
+    )
 
 
 def lengths(suite: Suite) -> None:
     of = "storage-plane-8193"
     suite.reject(
-        "storage-data-length-more", "A byte of DATA that no chunk has", of, Change(data=[add("end", b"\0")]),
-        "storage.data-length", "storage.data-length", "No byte can hide.", op="validate",
-    )  # fmt: skip
+        "storage-data-length-more",
+        "A byte of DATA that no chunk has",
+        of,
+        Change(data=[add("end", b"\0")]),
+        "storage.data-length",
+        "storage.data-length",
+        "No byte can hide.",
+        op="validate",
+    )
     suite.reject(
-        "storage-data-length-padded", "DATA padded to a multiple of 64", of, Change(data=[add("end", bytes(63))]),
-        "storage.data-length", "storage.data-length", op="validate",
-    )  # fmt: skip
+        "storage-data-length-padded",
+        "DATA padded to a multiple of 64",
+        of,
+        Change(data=[add("end", bytes(63))]),
+        "storage.data-length",
+        "storage.data-length",
+        op="validate",
+    )
     suite.reject(
-        "storage-data-length-none", "A byte of DATA where there are no segments", "container-identical-validate",
-        Change(data=[add("end", b"\0")]), "storage.data-length", "storage.data-length",
-    )  # fmt: skip
+        "storage-data-length-none",
+        "A byte of DATA where there are no segments",
+        "container-identical-validate",
+        Change(data=[add("end", b"\0")]),
+        "storage.data-length",
+        "storage.data-length",
+    )
     suite.reject(
-        "storage-data-length-less", "The last byte of DATA left out, lengths and size repaired", of,
-        Change(data=[{"at": -1, "delete": 1}]), "storage.data-length", "storage.data-length", op="validate",
-    )  # fmt: skip
+        "storage-data-length-less",
+        "The last byte of DATA left out, lengths and size repaired",
+        of,
+        Change(data=[{"at": -1, "delete": 1}]),
+        "storage.data-length",
+        "storage.data-length",
+        op="validate",
+    )
     for at, words in ((8, "first"), (63, "last")):
         suite.reject(
-            f"segment-padding-{words}", f"The {words} padding byte after a segment is 1", OF,
-            Change(data=[write(at, b"\1")]), "framing.padding", "framing.padding/segments", "No byte can hide.",
-        )  # fmt: skip
+            f"segment-padding-{words}",
+            f"The {words} padding byte after a segment is 1",
+            OF,
+            Change(data=[write(at, b"\1")]),
+            "framing.padding",
+            "framing.padding/segments",
+            "No byte can hide.",
+        )
     suite.reject(
-        "segment-padding-apply", "The last padding byte after a segment is 1: apply", "container-all-kinds-apply",
-        Change(data=[write(63, b"\1")]), "framing.padding", "framing.padding/segments safe.no-result",
-    )  # fmt: skip
+        "segment-padding-apply",
+        "The last padding byte after a segment is 1: apply",
+        "container-all-kinds-apply",
+        Change(data=[write(63, b"\1")]),
+        "framing.padding",
+        "framing.padding/segments safe.no-result",
+    )
     suite.reject(
-        "storage-segment-unaligned", "The second segment follows the first without padding", "storage-contents-order",
-        Change(data=[{"at": 5, "delete": 59}]), "storage.data-length", "layout.segments storage.data-length", op="validate",
-    )  # fmt: skip
+        "storage-segment-unaligned",
+        "The second segment follows the first without padding",
+        "storage-contents-order",
+        Change(data=[{"at": 5, "delete": 59}]),
+        "storage.data-length",
+        "layout.segments storage.data-length",
+        op="validate",
+    )
 
 
 def cases(suite: Suite) -> None:
@@ -226,4 +361,3 @@ def cases(suite: Suite) -> None:
     documents(suite)
     tables(suite)
     lengths(suite)
-

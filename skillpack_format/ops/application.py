@@ -234,7 +234,7 @@ class _Chain:
         """A base tensor, hashed; base.content when it is not the one the first pack was made for."""
         data = self.checkpoint.read(name)
         digest = sha256(data)
-        if not is_expected(self.packs[0].manifest, name, self._index[name], digest):
+        if not is_expected(self.packs[0].manifest, self._index[name], digest):
             raise error("base.content", f"tensor {name!r}", "it is not the base tensor this pack was made for")
         self._digests[name] = digest
         return data

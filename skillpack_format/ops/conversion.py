@@ -127,7 +127,7 @@ def convert(
             message = f"no tensor name is common to base ({len(old)} tensors) and tuned ({len(new)}): not one model"
             raise error("convert.unrelated", str(tuned), message)
         files, warnings = _side_files(before, after, options)
-        with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite) as writer:
+        with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite, limits=options.limits) as writer:
             coded = _code_all(before, after, old, new, options, writer, progress)
             for _, data in files:
                 writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))

@@ -85,6 +85,11 @@ def test_jobs_run_on_other_threads() -> None:
     assert threading.current_thread().name not in names
 
 
+@pytest.mark.parametrize("threads", [0, -1])
+def test_refuses_to_work_without_a_thread(threads: int) -> None:
+    refused("usage.argument", list, in_order(str, [1], threads))
+
+
 def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     silent("reading", 1, 2)
     assert capsys.readouterr() == ("", "")

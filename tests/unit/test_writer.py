@@ -7,8 +7,20 @@ import stat
 from pathlib import Path
 
 import pytest
-from builders import full_plan, plan_of, put_together, refused, take_apart, tiny_plan, write_pack
+from builders import (
+    f32,
+    full_plan,
+    kind,
+    plan_of,
+    put_together,
+    refused,
+    take_apart,
+    tiny_plan,
+    write_checkpoint,
+    write_pack,
+)
 
+from skillpack_format import ConvertOptions, Limits, convert
 from skillpack_format.digest import checkpoint_digest
 from skillpack_format.errors import SkillPackError
 from skillpack_format.manifest import BaseRef, Manifest, ResultRef
@@ -87,3 +99,13 @@ def test_a_manifest_that_no_reader_would_take_is_not_written(tmp_path: Path, met
     with PackWriter(tmp_path / "p.skp", chunk_bytes=4096) as writer, pytest.raises(SkillPackError):
         writer.seal(manifest)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_that_the_caller_raised_holds_for_writing_too(tmp_path: Path) -> None:
+    name, limits = "x" * 513, Limits(name_bytes=513)
+    for file, value in (("base", 1.0), ("tuned", 2.0)):
+        write_checkpoint(tmp_path / f"{file}.safetensors", {name: (kind("F32", 1), f32(value))})
+    path = tmp_path / "p.skp"
+    convert(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", path, ConvertOptions(limits=limits))
+    with open_pack(path, limits) as pack:
+        assert pack.keys() == [name]
