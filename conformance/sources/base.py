@@ -40,7 +40,8 @@ def binding(suite: Suite) -> None:
         "The base the pack was made for",
         MODEL,
         "base.missing base.kind base.extra base.extra/count base.missing/count base.content base.content/digest "
-        "apply.verify apply.unchanged apply.removed digest.checkpoint integrity.result integrity.result/checkpoint apply.report",
+        "apply.verify "
+        "apply.unchanged apply.removed digest.checkpoint integrity.result integrity.result/checkpoint apply.report",
     )
     layouts = (
         ("reversed", "tensors in descending order", {"order": "descending"}),

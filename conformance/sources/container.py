@@ -47,7 +47,8 @@ def accepted(suite: Suite) -> None:
             "container.layout container.order integrity.manifest integrity.storage framing.padding layout.contents "
             "layout.segments storage.segments reader.levels reader.bits writer.valid error.code reader.codes "
             "apply.unchanged apply.removed apply.alias integrity.result integrity.result/checkpoint apply.verify "
-            "manifest.type manifest.missing-key manifest.unknown-key manifest.value/format unsupported.encoding unsupported.codec "
+            "manifest.type "
+            "manifest.missing-key manifest.unknown-key manifest.value/format unsupported.encoding unsupported.codec "
             "wire.type wire.truncated wire.trailing manifest.name/alias",
             op=op,
         )

@@ -61,7 +61,7 @@ def cases(suite: Suite) -> None:
         name = f"ulp-on-{dtype.lower()}"
         suite.accept(
             f"{name}-replaced",
-            f"A tensor of {dtype} replaced",
+            f"A single {dtype} replaced, for want of ulp",
             single(dense(dtype, b"\1" * width), dtype, [1], raw(dtype, [1], bytes(width))),
             "dense.replace manifest.parameter/ulp",
         )

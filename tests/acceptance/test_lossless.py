@@ -1,4 +1,4 @@
-"""The promise: apply(base, convert(base, tuned)) is tuned, tensor by tensor, bit for bit, on what people really have."""
+"""The promise: apply(base, convert(base, tuned)) is tuned, tensor by tensor, bit for bit, on real shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import skillpack_format as skp
-from skillpack_format.dtypes import DTYPES, dtype_named, float32_to_bits, numel
+from skillpack_format.dtypes import DTYPES, bits_to_float32, dtype_named, float32_to_bits, numel
 from skillpack_format.recipes import RECIPES
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import open_checkpoint
@@ -27,8 +27,6 @@ def values(dtype: str, shape: tuple[int, ...], seed: int, around: bytes | None =
     rng = np.random.default_rng(seed)
     numbers = rng.normal(0, 0.02, numel(shape)).astype(np.float32)
     if around is not None:
-        from skillpack_format.dtypes import bits_to_float32
-
         old = bits_to_float32(np.frombuffer(around, dtype_named(dtype).bit_pattern), dtype_named(dtype))
         numbers = old + rng.normal(0, by, old.size).astype(np.float32)
     return float32_to_bits(numbers, dtype_named(dtype)).tobytes()

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is in the library from Python 3.11 on")
 def test_every_package_on_disk_is_installed():
-    import tomllib  # noqa: PLC0415 - not there in Python 3.10
+    import tomllib
 
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     on_disk = {
