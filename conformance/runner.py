@@ -145,9 +145,8 @@ class Adapter:
         self.kill()
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to ``request``; starts the adapter where it is not running."""
-        if self._process is None:
-            self._start()
+        """The answer to ``request``."""
+        self.start()
         assert self._process is not None
         assert self._process.stdin is not None
         self._next_id += 1
@@ -201,7 +200,10 @@ class Adapter:
         found = [line.split()[1] for line in text.splitlines() if line.startswith("VmHWM:")]
         return int(found[0]) / 1024 if found else None
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the adapter where it is not running, and hear what it says about itself."""
+        if self._process is not None:
+            return
         self._answers = queue.Queue()
         self._said = b""
         bound = self._bound if self.memory_mb else None
@@ -354,8 +356,9 @@ def ask(adapter: Adapter, area: str, case: dict[str, Any], out: Path, time_facto
     """One case, from request to outcome."""
     begun = time.monotonic()
     op, budgets = case["op"], case["budgets"]
-    before = adapter.peak_mb(reset=True)
     try:
+        adapter.start()
+        before = adapter.peak_mb(reset=True)
         answer = adapter.ask(request_of(case, out), budgets["wall_s"] * time_factor)
     except CrashError as found:
         outcome, detail = "crash", str(found)
@@ -367,6 +370,7 @@ def ask(adapter: Adapter, area: str, case: dict[str, Any], out: Path, time_facto
         if outcome == "pass" and before is not None and after is not None and after - before > budgets["rss_mb"]:
             outcome, detail = "memory", f"{after - before:.0f} MB more; the case allows {budgets['rss_mb']}"
     out.unlink(missing_ok=True)
+    detail = detail.replace(f"{build.CACHE}{os.sep}", "")
     return Result(area, case["id"], op, case["expect"]["verdict"], outcome, printable(detail), time.monotonic() - begun)
 
 
@@ -380,7 +384,7 @@ def run(
     """Ask the adapter ``command`` every case. CrashError where it does not even answer hello."""
     build.ensure_inputs()
     with tempfile.TemporaryDirectory(prefix="skillpack-conformance-") as folder, Adapter(command, memory_mb) as adapter:
-        adapter.ask({"op": "hello"}, HELLO_S)
+        adapter.start()
         report = Report(adapter.reader)
         for number, (area, case) in enumerate(load_cases(patterns)):
             if case["op"] in adapter.reader["ops"]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from skillpack_format.errors import error
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Progress = Callable[[str, int, int], None]  # (what is being done, bytes done, bytes in all)
 
@@ -25,6 +27,8 @@ def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> 
     The first exception ends it: jobs already running finish, the others are never started. Out of memory, on the host
     or on a GPU, becomes resource.memory.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - inspect names this module and starts no thread
+
     if threads < 1:
         raise error("usage.argument", "", f"threads is {threads}, at least one is needed")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conformance import assemble as oracle
 
-from .draft import Change, Files, Model, assembled
+from .draft import Change, Files, Model
 
 WALL_S, RSS_MB = 10, 256
 CLASSES = {
@@ -124,7 +124,6 @@ class Suite:
         self.area = area
         self.cases: dict[str, Case] = {}
         self._known = known if known is not None else {}
-        self.doubles: list[str] = []
 
     def accept(  # noqa: PLR0913 - a table of named columns
         self,
@@ -218,17 +217,11 @@ class Suite:
         return self.reject(case_id, title, of, Change(results=wrong), "integrity.result", requirements, why, op="apply")
 
     def _parent(self, case_id: str) -> Case:
-        return self.cases[case_id] if case_id in self.cases else self._known[case_id]
+        slug = case_id.replace("_", "-")
+        return self.cases[slug] if slug in self.cases else self._known[slug]
 
     def _add(self, case: Case) -> None:
-        if case.id in self.cases or case.id in self._known:
-            self.doubles.append(case.id)
-        self.cases[case.id] = case
-
-
-def files_of(case: Case) -> Files:
-    return assembled(case.model, case.changes)
-
-
-def ids(cases: Sequence[Case]) -> list[str]:
-    return [case.id for case in cases]
+        named = replace(case, id=case.id.replace("_", "-"), mutant_of=case.mutant_of.replace("_", "-"))
+        assert named.id not in self.cases, named.id
+        assert named.id not in self._known, named.id
+        self.cases[named.id] = named

@@ -12,6 +12,36 @@ from .models import dense, noise, single
 RUN = b"\x2a" * 300
 OF = "zstd-rle"
 
+# What a real encoder made (zstd 1.5.7): literals in four Huffman streams, weights coded by FSE; sequences with tables
+# of their own. The contents are made again by ``skewed`` and ``text``; the frames are taken as they are.
+FOUR_STREAMS = bytes.fromhex(
+    "28b52ffd60bc01dd0900c6eb4d1080a76903bd0a2d167cb7194427dd82144800480048006431e8c98fb6ff45c06eb923b4534104fd55"
+    "325db3602c9eacbfacc5ab8f19447d2d16f772ae92379b73f4060b73e4eaefc5aab17320160fde48f03b0e48b794a56fb6834079270a"
+    "24c07f8e49ab3ce0bfc36deb3c3d4586fe5802431c783c5d16a9eb71a895db1708c99579f9a987feb37224c3eff40b22793ce3010e0a"
+    "2bfcc330e5d84e36815e41ac17adab3ba179cfdf53960f2b8ff1880fffbf6b98e059c163a9c7bdfe081d901080c5ce583c5d1d6216b5"
+    "0bdeb1c5d2978b237d01ff858cb9bfd093b0e5cd5e0a07c64a16231b7bddc3420140ee033f0baa7c87a41c780e628cbcc908aa5825e1"
+    "1d5c525aeb0a971287184fed75be564f83f2cd270efcef73aa28fc1c66dbc3f2f71d34003e800ca6f51d94e2352ec37aa465fed95a01"
+    "00"
+)
+OWN_TABLES = bytes.fromhex(
+    "28b52ffd606404fd090022c50e10c0ebf3761789ec36952284550b8ceacc7abdf5fa1c0ad77abd4fefc335ae0fa4542ce09aec1ae288"
+    "f04963a447d92e873a9f1ed709cbc7e9cf01808fa8a035858d35208420c4caec11202c6212463c2969da499883df0c190f577c399772"
+    "e2640317f7c2e806b3bbdbaa68967e94236b61f3d308edb35968a82e25282302e02b765205258c8c48d73412c8d689ca9334de8cf6e7"
+    "969976318b990a89fa0c04fde94af32c4c8cab58bf54ead31b9b50ce432426024d70601ce8308ed4125e8c6bd009f97814d225e9013f"
+    "87140dd4fa14e4dd641f7db368c61ac7f50c3d0d7e03c51130eb248459da521e8c716525340b80856f1de0aa17dff327a5283514c38a"
+    "35617188c987ee7bd778edb316d97b0f573dfc32869ca496d4a32b712ae34525e9e1cc28e3a500dcf332c813e7014dda76c250ba3bec"
+    "544e321719"
+)
+
+
+def skewed() -> bytes:
+    return bytes((x & y) * 7 % 61 for x, y in zip(noise(700, 21, 16), noise(700, 22, 16), strict=True))
+
+
+def text() -> bytes:
+    words = (b"the ", b"pack ", b"holds ", b"a ", b"chunk ", b"and ", b"frame ", b"of ", b"bytes, ", b"zero ")
+    return b"".join(words[k] for k in noise(300, 31, 10))
+
 
 def packed(content: bytes, frame: bytes, chunk_bytes: int = 4096) -> Model:
     """One U8 tensor in one chunk, stored as ``frame``."""
@@ -92,6 +122,8 @@ def legal() -> dict[str, tuple[str, bytes, bytes]]:
             ),
         ),
     }
+    found["four-streams"] = ("Huffman literals in four streams, by a real encoder", skewed(), FOUR_STREAMS)
+    found["own-tables"] = ("Sequences with tables of their own, by a real encoder", text(), OWN_TABLES)
     found |= matches()
     return found
 

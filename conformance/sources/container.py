@@ -206,7 +206,7 @@ def lengths(suite: Suite) -> None:
     for name, where in (("manifest-length", "manifest_bytes"), ("storage-length", "storage_bytes")):
         for value, words in ((limit + 1, "one above the limit"), ((1 << 63), "2^63"), ((1 << 64) - 1, "2^64 - 1")):
             suite.reject(
-                f"{name}-{words.replace(' ', '-').replace('^', '-')}",
+                f"{name}-{words.replace('2^64 - 1', '2-64-less-1').replace(' ', '-').replace('^', '-')}",
                 f"The {name.replace('-', ' ')} is {words}",
                 of,
                 Change(preamble={name: value}),
