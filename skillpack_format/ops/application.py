@@ -27,7 +27,7 @@ from skillpack_format.durable import (
     require_not_input,
     require_space,
 )
-from skillpack_format.errors import BaseMismatchError, error
+from skillpack_format.errors import SkillPackError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
 from skillpack_format.progress import Progress, in_order, silent
@@ -106,11 +106,13 @@ def apply(
             with atomic_folder(out, overwrite=options.overwrite) as folder:
                 _write_folder(chain, folder, progress)
                 chain.require_proved(progress)
+                report = chain.report(out)
         else:
             with atomic_path(out, overwrite=options.overwrite) as path:
                 _write_shard(chain, path, checkpoint.shards[0].metadata, list(chain.specs), progress, 0)
                 chain.require_proved(progress)
-        return chain.report(out)
+                report = chain.report(out)  # it reads the side files: before anything is published, like all the rest
+        return report
 
 
 def prove(
@@ -206,8 +208,8 @@ class _Chain:
     def _result(self, name: str) -> Bytes:
         try:
             return self._after(name, len(self.packs))
-        except BaseMismatchError:
-            self._require_base(silent)  # says how many tensors differ, which one tensor alone cannot
+        except SkillPackError:
+            self._require_base(silent)  # a wrong base comes first (container.order), and this says how wrong it is
             raise
 
     def _after(self, name: str, level: int) -> Bytes:

@@ -153,7 +153,7 @@ def test_an_interrupt_ends_with_130_in_one_line_and_leaves_nothing(tmp_path, com
     assert [path.name for path in tmp_path.iterdir()] == [big.name]
 
 
-@pytest.mark.parametrize("name", list(cli.COMMANDS))
+@pytest.mark.parametrize("name", ["convert", "inspect", "validate", "apply"])
 @pytest.mark.parametrize("nbytes", [0, 1, 127, 128, 5000])
 def test_garbage_is_an_error_and_never_a_traceback(name, nbytes, models, run, tmp_path):
     garbage = tmp_path / "garbage.safetensors"
