@@ -28,7 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {  # the first line of each command's help,
     "inspect": "Show what a pack is, from its header alone.",
     "validate": "Check a pack by every rule; list all problems.",
     "apply": "Make the checkpoint that packs turn BASE into.",
-    "conformance": "Ask another reader every case of the corpus.",
+    "conformance": "Ask a reader every case of the corpus.",
 }
 HINTS: Final[Mapping[str, str]] = {  # by code, or by the first word of one
     "output.exists": "choose another -o, or replace it with --force",
