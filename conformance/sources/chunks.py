@@ -13,7 +13,7 @@ RUN = b"\x2a" * 300
 OF = "zstd-rle"
 
 # What a real encoder made (zstd 1.5.7): literals in four Huffman streams, weights coded by FSE; sequences with tables
-# of their own. The contents are made again by ``skewed`` and ``text``; the frames are taken as they are.
+# of their own. The contents are made again by ``skewed`` and ``worded``; the frames are taken as they are.
 FOUR_STREAMS = bytes.fromhex(
     "28b52ffd60bc01dd0900c6eb4d1080a76903bd0a2d167cb7194427dd82144800480048006431e8c98fb6ff45c06eb923b4534104fd55"
     "325db3602c9eacbfacc5ab8f19447d2d16f772ae92379b73f4060b73e4eaefc5aab17320160fde48f03b0e48b794a56fb6834079270a"
@@ -38,7 +38,7 @@ def skewed() -> bytes:
     return bytes((x & y) * 7 % 61 for x, y in zip(noise(700, 21, 16), noise(700, 22, 16), strict=True))
 
 
-def text() -> bytes:
+def worded() -> bytes:
     words = (b"the ", b"pack ", b"holds ", b"a ", b"chunk ", b"and ", b"frame ", b"of ", b"bytes, ", b"zero ")
     return b"".join(words[k] for k in noise(300, 31, 10))
 
@@ -123,7 +123,7 @@ def legal() -> dict[str, tuple[str, bytes, bytes]]:
         ),
     }
     found["four-streams"] = ("Huffman literals in four streams, by a real encoder", skewed(), FOUR_STREAMS)
-    found["own-tables"] = ("Sequences with tables of their own, by a real encoder", text(), OWN_TABLES)
+    found["own-tables"] = ("Sequences with tables of their own, by a real encoder", worded(), OWN_TABLES)
     found |= matches()
     return found
 

@@ -136,6 +136,25 @@ def defaults(suite: Suite) -> None:
         op="validate",
         rss_mb=64,
     )
+    for name, shape in (("0", [1 << 32, 1 << 32]), ("1", [(1 << 63) + 1, 2, (1 << 63) + 1])):
+        suite.reject(
+            f"limit-removed-wraps-to-{name}",
+            f"A removed tensor whose size wraps to less than 2^36: {shape}",
+            "entry-removed",
+            Change(manifest=[put("tensors/0/base/shape", shape)]),
+            "limit.exceeded",
+            "limit.exceeded/tensor-bytes reader.arithmetic",
+            op="validate",
+        )
+    suite.reject(
+        "limit-sparse-wraps",
+        "A tensor whose size wraps to 0, with a content of 0 bytes",
+        "storage-empty-segment",
+        Change(manifest=[put("tensors/1/result/shape", [1 << 32, 1 << 32])]),
+        "limit.exceeded",
+        "limit.exceeded/tensor-bytes reader.arithmetic",
+        op="validate",
+    )
     counts = Model({"beside": raw("U8", [1], b"\1")})
     suite.accept(
         "limit-counts", "A pack that changes nothing of one tensor", counts, "limit.exceeded/tensors", op="validate"

@@ -330,6 +330,7 @@ def order(suite: Suite) -> None:
         "factors.contribution num.merge",
         "Both products are rounded to float64.",
     )
+    products(suite)
     exact = blockq(8, [255, 254], bits_of("F32", 1 + power(-23), 1 - power(-24)), 1, zero=0)
     of = suite.accept(
         "exact-blockq",
@@ -360,6 +361,32 @@ def order(suite: Suite) -> None:
         {"w": wrong_lowrank(made)},
         "num.merge num.exact-product lowrank.contribution",
         "The product with the scale is exact in float64.",
+    )
+
+
+def products(suite: Suite) -> None:
+    """U times S has 56 bits: it is rounded before V comes, and S may not go to V."""
+    su, s, sv = (q(numerator, 1 << 23) for numerator in (14837551, 10765405, 12574293))
+    u, v = 255 * su, 255 * sv
+    right = oracle.round_to(oracle.round_to(u * s, "F64") * v, "F64")
+    other = oracle.round_to(u * oracle.round_to(s * v, "F64"), "F64")
+    start = -_f32(right)
+    top = (pack([255], 8, "lanes"), bits_of("F32", su)), (pack([255], 8, "lanes"), bits_of("F32", sv))
+    made = single(factors([("Q8", 1, bits_of("F32", s), *top)]), "F32", [1, 1], tensor("F32", [1, 1], start))
+    of = suite.accept(
+        "order-u-s-v",
+        "A product whose first two factors already round",
+        made,
+        "factors.contribution factors.value num.merge",
+        "What is left after its leading bits are taken away shows the order.",
+    )
+    suite.twin(
+        "order-s-v-first",
+        "The result of S multiplied into V",
+        of,
+        {"w": bits_of("F32", _f32(other + start))},
+        "factors.contribution",
+        "U times S comes first.",
     )
 
 
@@ -595,24 +622,23 @@ def conversion(suite: Suite) -> None:
                 "num.source num.widen num.round num.zero",
                 why="The source is read in the base's dtype, unrounded.",
             )
-    unrounded = single(dense_add("F32", power(-9)), "BF16", [1], tensor("F32", [1], 1 + power(-8) + power(-9)))
+    unrounded = single(dense_add("F32", power(-10)), "BF16", [1], tensor("F32", [1], 1 + power(-8)))
     of = suite.accept(
         "source-unrounded",
         "An F32 source that BF16 does not hold, added to before rounding",
         unrounded,
         "num.source num.round",
     )
-    start = oracle.make(tensor("F32", [1], 1 + power(-8) + power(-9)), "BF16", [1], []).data
-    wrong = oracle.make(Tensor("BF16", [1], start), "BF16", [1], [dense_add("F32", power(-9))]).data
-    if wrong != unrounded.results["w"].data:
-        suite.twin(
-            "source-rounded-first",
-            "The result of converting the source before adding",
-            of,
-            {"w": wrong},
-            "num.source num.round",
-            "The source is exact.",
-        )
+    start = oracle.make(tensor("F32", [1], 1 + power(-8)), "BF16", [1], []).data
+    wrong = oracle.make(Tensor("BF16", [1], start), "BF16", [1], [dense_add("F32", power(-10))]).data
+    suite.twin(
+        "source-rounded-first",
+        "The result of converting the source before adding",
+        of,
+        {"w": wrong},
+        "num.source num.round",
+        "The source is exact.",
+    )
     suite.accept(
         "convert-equal-bits",
         "Equal dtypes: NaN payloads stay in appended and kept rows",

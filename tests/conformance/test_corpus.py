@@ -20,12 +20,6 @@ PATHS = sorted(build.CASES.rglob("*.json"))
 CASES: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in PATHS]
 BY_ID = {case["id"]: case for case in CASES}
 
-# Cases the library does not pass yet, each with what is to be done. An entry that passes must go.
-KNOWN: dict[str, str] = {
-    "order-13-14": "apply looks at contents before it has seen the whole base; stage 13 comes first",
-    "file-digest-apply": "apply to a single file publishes the result before it reads the side files",
-}
-
 
 def verdicts(verdict: str) -> list[dict[str, Any]]:
     return [case for case in CASES if case["expect"]["verdict"] == verdict]
@@ -107,6 +101,5 @@ def test_the_assembler_shares_no_code_with_the_library():
 def test_the_library_passes_every_case():
     report = runner.run([sys.executable, str(build.ROOT / "adapters" / "library.py")], time_factor=6)
     failed = {each.case: f"{each.outcome}: {each.detail}" for each in report.failures}
-    assert {case: text for case, text in failed.items() if case not in KNOWN} == {}
-    assert sorted(set(KNOWN) - set(failed)) == []
+    assert failed == {}
     assert len(report.results) == len(CASES)

@@ -17,7 +17,7 @@ const NAMES = {
   unsupported: 'version encoding codec dtype checkpoint operation',
   limit: 'exceeded',
   base: 'missing extra kind content',
-  checkpoint: 'missing header layout duplicate',
+  checkpoint: 'missing header layout name duplicate',
   input: 'failed',
   output: 'failed',
   usage: 'argument',

@@ -99,6 +99,7 @@ export function readSafetensors(file, limits) {
   const data = file.subarray(dataStart);
   const found = [];
   for (const [name, value] of header) {
+    if (!/^[!-~]{1,512}$/.test(name)) refuse('checkpoint.name', 'a name no pack can hold', where); // [apply.base-names]
     if (!(value instanceof Map) || value.size !== 3) wrong('a tensor without its three keys');
     const dtypeName = value.get('dtype');
     const shape = value.get('shape');

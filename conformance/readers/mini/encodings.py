@@ -422,10 +422,10 @@ ENCODINGS: dict[str, type[Component]] = {c.name: c for c in (Dense, Sparse, Bloc
 def make_component(value: Any, tensor: Tensor, where: str) -> Component:
     """A component of MANIFEST: `encoding`, `sha256` and exactly the parameters of the encoding's page."""
     check_type(value, "map", where)
-    name = value.get("encoding", "")
+    name = value.get("encoding", "ulp")  # without a name check_map refuses the missing key
     check_type(name, "str", f"{where}: encoding")
-    if name and name not in ENCODINGS:  # unsupported.encoding: its other keys are not judged
+    if name not in ENCODINGS:  # unsupported.encoding: its other keys are not judged
         raise Refusal("unsupported.encoding", f"{where}: the encoding {name} is not known")
-    kind = ENCODINGS.get(name, Ulp)  # without a name check_map refuses the missing key
+    kind = ENCODINGS[name]
     p = check_map(value, where, {"encoding": "str", "sha256": "bin 32", **kind.required}, kind.optional)
     return kind(p, tensor, f"{where} ({kind.name})")

@@ -130,7 +130,11 @@ def read_entry(value: Any, number: int, limits: Limits) -> Entry:
         raise Refusal("manifest.name", f"entry {number}: the name is empty or not visible ASCII: {name}")
     if not is_visible(module):  # manifest.name/module
         raise Refusal("manifest.name", f"{where}: the module is not visible ASCII: {module}")
-    within(limits, "name_bytes", len(name), f"entry {number}: name")  # limit.exceeded/name
+    alias = fields.get("alias")
+    if alias is not None and (alias == "" or not is_visible(alias)):  # manifest.name/alias
+        raise Refusal("manifest.name", f"{where}: the alias is empty or not visible ASCII")
+    within(limits, "name_bytes", len(alias or ""), f"{where}: alias")  # limit.exceeded/name
+    within(limits, "name_bytes", len(name), f"entry {number}: name")
     within(limits, "name_bytes", len(module), f"{where}: module")
     if fields["class"] not in TENSOR_CLASSES:  # manifest.value/class
         raise Refusal("manifest.value", f"{where}: class {fields['class']}")
@@ -145,7 +149,7 @@ def read_entry(value: Any, number: int, limits: Limits) -> Entry:
         raise Refusal("manifest.alias", f"{where}: an alias without result")
     if ("components" in fields) != (result is not None and "alias" not in fields):  # manifest.components
         raise Refusal("manifest.components", f"{where}: components are absent, or present where they must not be")
-    entry = Entry(name, base, result, fields.get("alias"), [])
+    entry = Entry(name, base, result, alias, [])
     if result is not None and "components" in fields:
         entry.components = read_components(fields["components"], base, result, where, limits)
     return entry

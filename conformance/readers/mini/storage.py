@@ -29,6 +29,7 @@ class Chunk(NamedTuple):
 class Segment:
     codec: str
     chunks: list[Chunk]
+    gap: tuple[int, int] = (0, 0)  # the padding before it, relative to data_start
 
 
 def read_storage(document: Any, contents: list[Content], container: Container, limits: Limits) -> list[Segment]:
@@ -39,17 +40,16 @@ def read_storage(document: Any, contents: list[Content], container: Container, l
     within(limits, "chunk_bytes", chunk_bytes, "chunk_bytes")  # limit.exceeded/chunk
     if len(top["segments"]) != len(contents):  # storage.segments
         raise Refusal("storage.segments", f"{len(top['segments'])} segments for {len(contents)} contents")
-    segments, gaps = [], []
+    segments = []
     end = 0
     for value, content in zip(top["segments"], contents, strict=True):  # layout.segments
         start = align64(end)
-        gaps.append((end, start, content.where))
+        gap = (end, start)
         segment, end = read_segment(value, content, chunk_bytes, start)
+        segment.gap = gap
         segments.append(segment)
     if end != container.data_length:  # storage.data-length
         raise Refusal("storage.data-length", f"the data length is {container.data_length}, the segments end at {end}")
-    for gap_start, gap_end, before in gaps:  # framing.padding/segments; nothing else of DATA is read here
-        check_padding(container.read(gap_start, gap_end - gap_start), f"the segment before {before}")
     return segments
 
 
@@ -78,6 +78,8 @@ def read_segment(value: Any, content: Content, chunk_bytes: int, start: int) -> 
 def read_content(container: Container, segment: Segment, content: Content) -> list[bytes]:
     """The items of every part, one after the other in each, once the content's digest has been found right."""
     can_hold(content.size, content.where)
+    gap_start, gap_end = segment.gap
+    check_padding(container.read(gap_start, gap_end - gap_start), f"the segment before {content.where}")
     decoded = b"".join(
         read_chunk(container, segment.codec, chunk, chunk_name(content, chunk)) for chunk in segment.chunks
     )
