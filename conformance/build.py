@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -85,7 +86,9 @@ def assemble(case: Case) -> dict[str, Any]:
             path = input_path(kind, plain["inputs"][kind]["sha256"])
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+                beside = path.with_name(f"{path.name}.{os.getpid()}")
+                beside.write_bytes(data)
+                beside.replace(path)  # whole or not at all: several runs may share the cache
     return plain
 
 

@@ -83,7 +83,7 @@ def page(found: dict[str, dict[str, str]], of: Sequence[Saboteur]) -> str:
     lines = [
         "# Saboteurs",
         "",
-        "Made by `python -m conformance.saboteurs --write`. Each row is the mini reader with one line broken,",
+        "Made by `python -m conformance.saboteurs --write`; do not edit. Each row is the mini reader with",
         f"one line broken, and the cases that notice. {len(of)} saboteurs, {len(survivors)} survive.",
         "",
         "| saboteur | what is broken | cases that notice | by area |",

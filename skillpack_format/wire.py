@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
-import msgpack
-
 from skillpack_format.errors import error
 from skillpack_format.limits import Limits
 
@@ -37,6 +35,8 @@ _LENGTH_OF: Final = {
 
 def write(document: Plain) -> bytes:
     """The one byte form of ``document``; dict keys are sorted here, so callers need not."""
+    import msgpack  # noqa: PLC0415 - reading needs only the decoder below, and inspect only reads
+
     packed: bytes = msgpack.packb(_sorted(document), use_bin_type=True)
     return packed
 
@@ -75,7 +75,9 @@ class _Decoder:
         raise error(code, self.where, f"byte {self.at}: {message}")
 
     def value(self, depth: int) -> Plain:
-        self._count()
+        self.nodes += 1
+        if self.nodes > self.limits.header_nodes:
+            self.limits.require("header_nodes", self.nodes, self.where)
         kind, count = self._head()
         if kind == "int":
             return count
@@ -95,7 +97,7 @@ class _Decoder:
         result: dict[str, Plain] = {}
         previous: bytes | None = None
         for _ in range(count):
-            self._count()
+            self.nodes += 1
             kind, length = self._head()
             if kind != "str":
                 self.refuse("wire.key-type", f"a map key is {kind}, keys are str")
@@ -112,11 +114,6 @@ class _Decoder:
             self.refuse("wire.key-type", "a map key is not ASCII")
         key = self.keys[raw] = raw.decode("ascii")
         return key
-
-    def _count(self) -> None:
-        self.nodes += 1
-        if self.nodes > self.limits.header_nodes:
-            self.limits.require("header_nodes", self.nodes, self.where)
 
     def _head(self) -> tuple[str, int]:
         """The kind of the next value and its length (or, for an integer, its value)."""

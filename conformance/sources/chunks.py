@@ -51,12 +51,6 @@ def packed(content: bytes, frame: bytes, chunk_bytes: int = 4096) -> Model:
     return made
 
 
-def copies(count: int, length_code: int, offset_bits: int, offset_rest: int) -> bytes:
-    """A sequences section of ``count`` equal sequences in RLE mode: 3 literals and one match each."""
-    tables = bytes([3, offset_bits, length_code])
-    return z.sequences(count, z.RLE_MODES, tables, [(offset_rest, offset_bits)] * count)
-
-
 def compressed(literals: bytes, sequences: bytes) -> bytes:
     return z.block(z.COMPRESSED, literals + sequences)
 

@@ -133,10 +133,6 @@ def single(
     return Model(given, [entry], **more)
 
 
-def zeros_like(dtype: str, shape: Sequence[int]) -> Tensor:
-    return Tensor(dtype, list(shape), bytes(oracle.numel(shape) * oracle.WIDTH[dtype][0] // 8))
-
-
 def all_kinds() -> Model:
     """A pack with every kind of entry, every encoding, a zstd segment, two side files and metadata."""
     base = {
@@ -184,7 +180,6 @@ def all_kinds() -> Model:
 
 
 ALL_KINDS = all_kinds()
-PLAIN = single(dense("I16", struct.pack("<2h", 3, 4)), "I16", [2], tensor("I16", [2], 1, 2))
 IDENTICAL = Model({"bias": tensor("F32", [2], 1, q(-1, 2)), "step": tensor("I64", [], 7)})
 ENTRIES = {
     name: k for k, name in enumerate(["a.bias", "b.weight", "c.weight", "e.ids", "f.old", "g.up", "h.new", "i.tied"])

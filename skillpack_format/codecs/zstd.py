@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import zstandard
-
 from skillpack_format.codecs._base import Codec
 from skillpack_format.errors import error
 
@@ -26,6 +24,8 @@ class Zstd:
     name = "zstd"
 
     def compress(self, chunk: bytes, *, thorough: bool) -> bytes:
+        import zstandard  # noqa: PLC0415 - inspect names this codec and decodes nothing
+
         quick = zstandard.ZstdCompressionParameters(strategy=zstandard.STRATEGY_FAST, write_checksum=False, **ENTROPY)
         best = zstandard.ZstdCompressor(compression_params=quick).compress(chunk)
         if thorough and len(best) < WORTH_MORE * len(chunk):
@@ -37,6 +37,8 @@ class Zstd:
             return stored
         if len(stored) > nbytes:
             raise error("storage.chunk-length", where, f"a chunk of {nbytes} bytes is stored in {len(stored)}")
+        import zstandard  # noqa: PLC0415
+
         _require_profile(bytes(stored[:18]), nbytes, where)
         try:
             chunk = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
@@ -51,6 +53,8 @@ def _require_profile(head: bytes, nbytes: int, where: str) -> None:
     """The frame header says what version 1 allows: see spec/codecs.md for each condition."""
     if head[:4] != _MAGIC:
         raise error("payload.frame", where, "the chunk does not begin with a zstd frame")
+    import zstandard  # noqa: PLC0415
+
     try:
         frame = zstandard.get_frame_parameters(head)
     except zstandard.ZstdError as found:
