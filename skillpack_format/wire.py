@@ -98,10 +98,15 @@ class _Decoder:
         previous: bytes | None = None
         for _ in range(count):
             self.nodes += 1
-            kind, length = self._head()
-            if kind != "str":
-                self.refuse("wire.key-type", f"a map key is {kind}, keys are str")
-            raw = self._take(length)
+            first = self.data[self.at] if self.at < len(self.data) else 0
+            if 0xA0 <= first <= 0xBF:  # what nearly every key is
+                self.at += 1
+                raw = self._take(first & 0x1F)
+            else:
+                kind, length = self._head()
+                if kind != "str":
+                    self.refuse("wire.key-type", f"a map key is {kind}, keys are str")
+                raw = self._take(length)
             key = self.keys.get(raw) or self._key(raw)
             if previous is not None and raw <= previous:
                 self.refuse("wire.key-order", f"key {key!r} after {previous.decode()!r}; keys are strictly ascending")
