@@ -12,21 +12,17 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import click
-from rich.box import ASCII, HORIZONTALS, Box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from skillpack_format.problems import Problem, printable
 from skillpack_format.progress import Progress as OnProgress
 from skillpack_format.progress import silent
 
 SCHEMA_VERSION: Final = 1  # of every JSON output: spec/schema/cli-*.schema.json
-UNBOUNDED: Final = 10_000  # columns of a pipe: long names must stay on one line there
 SIZE_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -34,50 +30,102 @@ class Page:
     """A result for people, built from top to bottom and shown at once."""
 
     def __init__(self) -> None:
-        self._parts: list[Table | Text] = []
+        self._parts: list[_Line | _Table] = []
 
     def line(self, text: str, style: str = "") -> None:
-        self._parts.append(Text(printable(text), style))
+        self._parts.append(_Line(printable(text), style))
 
     def fields(self, fields: Mapping[str, str]) -> None:
         """Labels and values in two columns."""
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        for label, value in fields.items():
-            table.add_row(Text(printable(label)), Text(printable(value)))
-        self._parts.append(table)
+        rows = [[printable(label), printable(value)] for label, value in fields.items()]
+        self._parts.append(_Table([], rows))
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table after an empty line; columns after the first whose header begins with ``>`` are set to the right."""
         if not rows:
             return
-        table = Table(box=_box(), show_edge=False, pad_edge=False, header_style="bold")
-        for header in headers:
-            justify: Any = "right" if header.startswith(">") else "left"
-            table.add_column(header.removeprefix(">"), justify=justify, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        self._parts += [Text(""), Text(title, "bold"), table]
+        cells = [[printable(cell) for cell in row] for row in rows]
+        self._parts += [_Line("", ""), _Line(title, "bold"), _Table(headers, cells)]
 
     def show(self) -> None:
-        """Print on standard output; plain and as wide as it needs to be where that is no terminal."""
+        """Print on standard output: by rich on a terminal, as aligned plain lines of any width where it is none."""
         if sys.stdout is None:
             return
-        buffer = io.StringIO()
-        on_terminal = _is_terminal(sys.stdout)
-        console = Console(
-            file=buffer,
-            width=None if on_terminal else UNBOUNDED,
-            force_terminal=on_terminal,
-            color_system="auto" if on_terminal and not os.environ.get("NO_COLOR") else None,
-            markup=False,
-            highlight=False,
-            emoji=False,
-        )
-        for part in self._parts:
-            console.print(part)
-        click.echo("\n".join(line.rstrip(" ") for line in buffer.getvalue().splitlines()), color=True)
+        text = _styled(self._parts) if _is_terminal(sys.stdout) else "\n".join(_plain(self._parts))
+        click.echo("\n".join(line.rstrip(" ") for line in text.splitlines()), color=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    text: str
+    style: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Headers as ``Page.table`` takes them, none for labels and values; cells are printable."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def _plain(parts: Sequence[_Line | _Table]) -> Iterator[str]:
+    """What a pipe gets, without rich, which takes longer to import than a header to read."""
+    for part in parts:
+        if isinstance(part, _Line):
+            yield part.text
+            continue
+        titles = [header.removeprefix(">") for header in part.headers]
+        columns = zip(*([titles] if titles else []), *part.rows, strict=True)
+        widths = [max(map(len, column)) for column in columns]
+        gap = "   " if titles else "  "
+        to_right = [header.startswith(">") for header in part.headers] or [False] * len(widths)
+        if titles:
+            yield gap.join(_aligned(titles, widths, to_right))
+            yield _rule() * (sum(widths) + len(gap) * (len(widths) - 1))
+        for row in part.rows:
+            yield gap.join(_aligned(row, widths, to_right))
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], to_right: Sequence[bool]) -> Iterator[str]:
+    for cell, width, right in zip(cells, widths, to_right, strict=True):
+        yield cell.rjust(width) if right else cell.ljust(width)
+
+
+def _rule() -> str:
+    """The line between header and rows, in ASCII where the output cannot show another."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return "\u2500" if encoding.lower().startswith("utf") else "-"
+
+
+def _styled(parts: Sequence[_Line | _Table]) -> str:
+    """What a terminal gets."""
+    from rich.box import ASCII, HORIZONTALS  # noqa: PLC0415 - see _plain
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    buffer = io.StringIO()
+    color: Any = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(file=buffer, force_terminal=True, color_system=color, markup=False, highlight=False, emoji=False)
+    for part in parts:
+        if isinstance(part, _Line):
+            console.print(Text(part.text, part.style))
+            continue
+        if part.headers:
+            box = HORIZONTALS if _rule() != "-" else ASCII
+            table = Table(box=box, show_edge=False, pad_edge=False, header_style="bold")
+            for header in part.headers:
+                justify: Any = "right" if header.startswith(">") else "left"
+                table.add_column(header.removeprefix(">"), justify=justify, overflow="fold")
+        else:
+            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+            table.add_column(style="dim", no_wrap=True)
+            table.add_column(overflow="fold")
+        for row in part.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+    return buffer.getvalue()
 
 
 def show_json(plain: Mapping[str, Any]) -> None:
@@ -122,6 +170,7 @@ def progress_bar(*, hidden: bool) -> Iterator[OnProgress]:
     if hidden or not _is_terminal(sys.stderr):
         yield silent
         return
+    from rich.console import Console  # noqa: PLC0415 - only long work on a terminal needs it
     from rich.progress import (  # noqa: PLC0415 - only long work on a terminal needs it
         BarColumn,
         DownloadColumn,
@@ -182,9 +231,3 @@ def loss(value: float | None) -> str:
 def _is_terminal(stream: TextIO | None) -> bool:
     """A terminal that knows more than plain lines."""
     return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def _box() -> Box:
-    """Lines between header and rows, in ASCII where the output cannot show others."""
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return HORIZONTALS if encoding.lower().startswith("utf") else ASCII
