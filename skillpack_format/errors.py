@@ -11,6 +11,7 @@ SkillPackError                  .code .where .message .problem; str() is at most
 ├─ BaseMismatchError            base.*       the right pack on another base
 ├─ CheckpointError              checkpoint.* input.*  a checkpoint or file that cannot be read
 ├─ ConvertError                 convert.*    inputs that no pack can express
+├─ PlanError                    plan.*       a bound or a budget that nothing meets; says what can be reached
 ├─ OutputError                  output.*     the result cannot be written
 ├─ ResourceError                resource.*   memory that the machine or its GPU does not have
 └─ UsageError                   usage.*      an argument that makes no sense
@@ -87,6 +88,10 @@ class ConvertError(SkillPackError):
     exit_status = 1
 
 
+class PlanError(SkillPackError):
+    exit_status = 7
+
+
 class OutputError(SkillPackError):
     exit_status = 5
 
@@ -118,6 +123,7 @@ CLASS_OF: Final[dict[str, type[SkillPackError]]] = {
     "checkpoint": CheckpointError,
     "input": InputError,
     "convert": ConvertError,
+    "plan": PlanError,
     "output": OutputError,
     "resource": ResourceError,
     "usage": UsageError,

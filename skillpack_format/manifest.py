@@ -98,7 +98,7 @@ class Manifest:
             "format": FORMAT,
             "metadata": self.metadata,
             "result": {"count": self.result.count, "digest": self.result.digest},
-            "tensors": [_entry_to_plain(entry) for entry in self.tensors],
+            "tensors": [entry_to_plain(entry) for entry in self.tensors],
         }
 
     def to_bytes(self) -> bytes:
@@ -288,7 +288,7 @@ def _check_whole(manifest: Manifest, report: Report) -> None:
         report(error("manifest.value", "MANIFEST result", message))
 
 
-def _entry_to_plain(entry: Entry) -> dict[str, Any]:
+def entry_to_plain(entry: Entry) -> dict[str, Any]:
     plain: dict[str, Any] = {"class": entry.tensor_class, "module": entry.module, "name": entry.name}
     for key, identity in (("base", entry.base), ("result", entry.result)):
         if identity is not None:

@@ -7,11 +7,12 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -19,8 +20,8 @@ from threadpoolctl import threadpool_limits
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.classes import Rule, class_of, module_of
 from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
-from skillpack_format.contents import store
-from skillpack_format.digest import TensorIdentity, checkpoint_digest, sha256
+from skillpack_format.contents import StoredContent, store
+from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
 from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
@@ -28,21 +29,33 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
 from skillpack_format.manifest import Entry, Manifest, ResultRef, SideFile, parse_metadata
 from skillpack_format.names import SIDE_FILES
+from skillpack_format.ops.plans import PlanReport, goal_of, make_plan
+from skillpack_format.planning import Goal, Plan
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
-from skillpack_format.recipes import LOSSLESS, Lossless, Recipe, Treatment
+from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
 from skillpack_format.sources import SourceFile
+from skillpack_format.storage import align
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
+from skillpack_format.surveying import SEGMENT_BYTES
 from skillpack_format.writer import CODEC, PackWriter
+
+FRAME_BYTES: Final = 320  # of a pack beside MANIFEST's and STORAGE's items: preamble, STORAGE's map, alignment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to convert. ``exact``: name patterns of tensors that are coded exactly whatever the recipe says."""
+    """How to convert. ``exact``: name patterns of tensors that are coded exactly whatever the recipe says.
+
+    ``goal``: a budget or a bound for a recipe that plans, in place of its own price. ``weights``: what a unit of
+    squared error does in a tensor, by name, where the caller has measured it.
+    """
 
     recipe: Recipe = LOSSLESS
+    goal: Goal | None = None
     rules: Sequence[Rule] = ()
     exact: Sequence[str] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     side_files: bool = True
     codec: str = CODEC
@@ -113,24 +126,19 @@ def convert(
         CheckpointError: an input is malformed. ConvertError: the two share no tensor, or a lossy code meets NaN.
         OutputError: ``pack`` exists, or cannot be written. Nothing is left behind on any error.
     """
-    _require_metadata(options.metadata, options.limits)
+    require_metadata(options.metadata, options.limits)
     require_absent(pack, overwrite=options.overwrite)
     require_not_input(pack, (base, tuned))
-    with (
-        open_checkpoint(base, options.limits) as before,
-        open_checkpoint(tuned, options.limits) as after,
-        threadpool_limits(1),  # one thread a matrix: results must not depend on how BLAS splits its work
-    ):
-        old = listing_of(before, {}, options.threads, progress, "reading base")
-        new = listing_of(after, {}, options.threads, progress, "reading tuned")
-        if not old.keys() & new.keys():
-            message = f"no tensor name is common to base ({len(old)} tensors) and tuned ({len(new)}): not one model"
-            raise error("convert.unrelated", str(tuned), message)
+    goal_of(options.recipe, options.goal)
+    with _opened(base, tuned, options, progress) as work:
+        before, after, old = work.before, work.after, work.old
         files, warnings = _side_files(before, after, options)
+        contents = [store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES) for _, data in files]
+        work.codings = _plan(work, files, contents, progress).codings if work.is_planned else {}
         with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite, limits=options.limits) as writer:
-            coded = _code_all(before, after, old, new, options, writer, progress)
-            for _, data in files:
-                writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
+            coded = _code_all(work, writer, progress)
+            for content in contents:
+                writer.add(content)
             manifest = _manifest(old, coded, files, options)
             before.require_unchanged()
             after.require_unchanged()
@@ -149,7 +157,7 @@ def convert(
         )
 
 
-def _require_metadata(metadata: dict[str, str], limits: Limits) -> None:
+def require_metadata(metadata: dict[str, str], limits: Limits) -> None:
     """What no reader would accept is refused before any work (usage.argument)."""
     for key, value in metadata.items():
         if not key.isascii() or any("\ud800" <= char <= "\udfff" for char in value):
@@ -157,30 +165,114 @@ def _require_metadata(metadata: dict[str, str], limits: Limits) -> None:
     parse_metadata(metadata, limits)
 
 
-def _code_all(
-    before: Checkpoint,
-    after: Checkpoint,
-    old: Listing,
-    new: Listing,
-    options: Options,
-    writer: PackWriter,
-    progress: Progress,
-) -> list[Coded]:
+class _Work:
+    """What is to be done: which tensors differ, which of them are aliases, and the treatment of each."""
+
+    def __init__(self, before: Checkpoint, after: Checkpoint, old: Listing, new: Listing, options: Options) -> None:
+        self.before, self.after, self.old, self.new, self.options = before, after, old, new, options
+        self.names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        self.aliases = _aliases(self.names, old, new, options)
+        self.codings: Mapping[str, Treatment] = {}  # what a plan gives, in place of the recipe's treatment
+
+    @property
+    def coded(self) -> list[str]:
+        """The names of tensors that get components."""
+        return [name for name in self.names if name in self.new and name not in self.aliases]
+
+    @property
+    def is_planned(self) -> bool:
+        return any(isinstance(_treatment(name, self.options), Planned) for name in self.coded)
+
+    def job(self, name: str) -> Job:
+        """A tensor with its bytes, read now."""
+        old, new = self.old.get(name), self.new[name]
+        tuned = self.after.read(name)
+        if sha256(tuned) != new.sha256:
+            raise error("integrity.source-changed", f"tensor {name!r}", "it was written to while it was being read")
+        return Job(
+            name=name,
+            tensor_class=class_of(name, self.options.rules),
+            old=old,
+            base=self.before.read(name) if old else None,
+            new=new,
+            tuned=tuned,
+            treatment=self.codings.get(name) or _treatment(name, self.options),
+            codec=self.options.codec,
+            bench=self.options.bench,
+        )
+
+    def code(self, name: str) -> Coded:
+        """Read and code one tensor. ``result`` of an alias is filled in once its tensor is made."""
+        alias, new = self.aliases.get(name), self.new.get(name)
+        if new is not None and alias is None:
+            return code(self.job(name))
+        tensor_class, module = class_of(name, self.options.rules), module_of(name)
+        entry = Entry(
+            name=name, tensor_class=tensor_class, module=module, base=self.old.get(name), result=new, alias=alias
+        )
+        return Coded(entry, (), None)
+
+
+def preview(base: Path, tuned: Path, options: Options = Options(), progress: Progress = silent) -> PlanReport:
+    """What ``convert`` would do, and why; nothing is written. Raises what ``convert`` raises, output apart."""
+    require_metadata(options.metadata, options.limits)
+    with _opened(base, tuned, options, progress) as work:
+        files, _ = _side_files(work.before, work.after, options)
+        contents = [store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES) for _, data in files]
+        return PlanReport(
+            plan=_plan(work, files, contents, progress),
+            recipe=options.recipe.name,
+            classes={name: class_of(name, options.rules) for name in work.coded},
+            elements={name: numel(work.new[name].kind.shape) for name in work.coded},
+            tuned_bytes=sum(spec.nbytes for spec in work.after.specs.values()),
+        )
+
+
+@contextmanager
+def _opened(base: Path, tuned: Path, options: Options, progress: Progress) -> Iterator[_Work]:
+    """Both checkpoints, hashed and compared."""
+    with (
+        open_checkpoint(base, options.limits) as before,
+        open_checkpoint(tuned, options.limits) as after,
+        threadpool_limits(1),  # one thread a matrix: results must not depend on how BLAS splits its work
+    ):
+        old = listing_of(before, {}, options.threads, progress, "reading base")
+        new = listing_of(after, {}, options.threads, progress, "reading tuned")
+        if not old.keys() & new.keys():
+            message = f"no tensor name is common to base ({len(old)} tensors) and tuned ({len(new)}): not one model"
+            raise error("convert.unrelated", str(tuned), message)
+        yield _Work(before, after, old, new, options)
+
+
+def _plan(
+    work: _Work, files: Sequence[tuple[SideFile, bytes]], contents: Sequence[StoredContent], progress: Progress
+) -> Plan:
+    """A choice for every tensor that gets components."""
+    rest = [work.code(name) for name in work.names if name not in set(work.coded)]
+    frame = _manifest(work.old, rest, files, work.options).to_bytes()
+    table = sum(SEGMENT_BYTES + len(each.table) + align(each.nbytes) for each in contents)
+    return make_plan(
+        work.job,
+        work.coded,
+        goal_of(work.options.recipe, work.options.goal),
+        sizes={name: work.after.specs[name].nbytes for name in work.coded},
+        fixed=FRAME_BYTES + len(frame) + table,
+        threads=work.options.threads,
+        weights=work.options.weights,
+        progress=progress,
+    )
+
+
+def _code_all(work: _Work, writer: PackWriter, progress: Progress) -> list[Coded]:
     """Code every tensor that differs, in the order of names, and hand its contents to the writer."""
-    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    aliases = _aliases(names, old, new, options)
-    total = sum(after.specs[name].nbytes for name in names if name in after.specs)
-    done = 0
+    sizes = {name: work.after.specs[name].nbytes for name in work.names if name in work.after.specs}
+    done, total = 0, sum(sizes.values())
     coded: list[Coded] = []
-
-    def work(name: str) -> Coded:
-        return _code(name, before, after, old.get(name), new.get(name), aliases.get(name), options)
-
-    for name, each in in_order(work, names, options.threads):
+    for name, each in in_order(work.code, work.names, work.options.threads):
         for content in each.contents:
             writer.add(content)
         coded.append(replace(each, contents=tuple(replace(content, chunks=()) for content in each.contents)))
-        done += after.specs[name].nbytes if name in after.specs else 0
+        done += sizes.get(name, 0)
         progress("coding", done, total)
     return _resolve_aliases(coded)
 
@@ -214,39 +306,6 @@ def _treatment(name: str, options: Options) -> Treatment:
     if any(fnmatchcase(name, pattern) for pattern in options.exact):
         return Lossless()
     return options.recipe.treatment(class_of(name, options.rules))
-
-
-def _code(
-    name: str,
-    before: Checkpoint,
-    after: Checkpoint,
-    old: TensorIdentity | None,
-    new: TensorIdentity | None,
-    alias: str | None,
-    options: Options,
-) -> Coded:
-    """Read and code one tensor. ``result`` of an alias is filled in once its tensor is made."""
-    tensor_class = class_of(name, options.rules)
-    if new is None or alias is not None:
-        module = module_of(name)
-        return Coded(
-            Entry(name=name, tensor_class=tensor_class, module=module, base=old, result=new, alias=alias), (), None
-        )
-    tuned = after.read(name)
-    if sha256(tuned) != new.sha256:
-        raise error("integrity.source-changed", f"tensor {name!r}", "it was written to while it was being read")
-    job = Job(
-        name=name,
-        tensor_class=tensor_class,
-        old=old,
-        base=before.read(name) if old else None,
-        new=new,
-        tuned=tuned,
-        treatment=_treatment(name, options),
-        codec=options.codec,
-        bench=options.bench,
-    )
-    return code(job)
 
 
 def _resolve_aliases(coded: Sequence[Coded]) -> list[Coded]:
