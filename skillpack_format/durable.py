@@ -1,8 +1,9 @@
 """Output that is all or nothing: the path named holds the complete old content or the complete new one, never a mix.
 
-New content is written beside the target under a name of its own, forced to disk, put in place by one rename, and the
-folder is forced to disk after it. A process killed on the way leaves a ``.NAME.RANDOM.partial`` behind that nothing
-ever reads. An fsync that fails is final: the pages it lost cannot be found by asking again.
+New content is made beside the target as ``.NAME.skillpack-partial``, forced to disk, put in place by one rename, and
+the folder is forced to disk after it. Whoever does this holds the lock of the target (``locks.py``). A killed process
+leaves its partial content behind: the next run on that output takes from it what it can prove and removes the rest. An
+fsync that fails is final: the pages it lost cannot be found by asking again, so that content is given up.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import ctypes
 import errno
 import io
 import os
-import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from skillpack_format.errors import error
+from skillpack_format.locks import beside, output_errors, require_place
 from skillpack_format.sources import READ_FLAGS, SourceFile
 
 if TYPE_CHECKING:
@@ -31,21 +32,40 @@ RENAME_NOREPLACE: Final = 1  # linux/fs.h
 RENAME_EXCHANGE: Final = 2
 
 
-class OutputFile(io.FileIO):
-    """A new file being written: never one that existed, every write complete, every failure an output.* error.
+class RunInterruptedError(KeyboardInterrupt):
+    """An interruption after which the work done so far lies in ``kept``; the same call goes on from it."""
 
-    ``shown_as`` is the path that errors name, where ``path`` is a passing one.
+    def __init__(self, kept: Path) -> None:
+        super().__init__()
+        self.kept = kept
+
+
+class OutputFile(io.FileIO):
+    """A file being written: every write complete, every failure an output.* error.
+
+    It must not exist yet. With ``resume`` it may, if it is a regular file of this user with no other name, so that it
+    is nobody's input; its content can be read then. ``shown_as`` is the path that errors name, where ``path`` passes.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o666, shown_as: Path | None = None) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o666, shown_as: Path | None = None, resume: bool = False) -> None:
         self.path = path
         self.shown_as = shown_as or path
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if resume else os.O_EXCL)
         with output_errors(self.shown_as):
-            super().__init__(os.fspath(path), "xb", opener=lambda name, flags: os.open(name, flags, mode))
+            super().__init__(os.fspath(path), "r+b", opener=lambda name, _: os.open(name, flags, mode))
+            if resume and not _is_own(os.fstat(self.fileno()), stat.S_IFREG):
+                self.close()
+                raise error("output.failed", str(self.shown_as), f"{path.name} is in the way, and not of this program")
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write all of ``data`` and return its size in bytes."""
         return write_exact(self.fileno(), data, str(self.shown_as))
+
+    def cut(self, nbytes: int) -> None:
+        """Keep the first ``nbytes`` and go on writing after them."""
+        with output_errors(self.shown_as):
+            os.ftruncate(self.fileno(), nbytes)
+            self.seek(nbytes)
 
     def finish(self) -> None:
         """Force the content to disk and close."""
@@ -76,41 +96,49 @@ def new_file(path: Path, *, mode: int = 0o666, shown_as: Path | None = None) -> 
 @contextmanager
 def atomic_file(path: Path, *, overwrite: bool) -> Iterator[OutputFile]:
     """The coming content of ``path``, published when the block ends and gone without a trace when it raises."""
-    # content that replaces a private file must not be public for a moment; publication sets the final mode
-    mode = 0o600 if os.path.lexists(path) else 0o666
-    with atomic_path(path, overwrite=overwrite) as partial, new_file(partial, mode=mode, shown_as=path) as file:
-        yield file
+    with atomic_path(path, overwrite=overwrite) as partial:
+        file = OutputFile(partial, shown_as=path, resume=True)
+        try:
+            yield file
+            file.finish()
+        finally:
+            with suppress(OSError):  # after finish there is nothing to close; before, the content is given up
+                file.close()
 
 
 @contextmanager
-def atomic_path(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """As ``atomic_file``, for a writer that wants a path: it makes the file there and forces it to disk."""
+def atomic_path(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+    """As ``atomic_file``, for a writer that wants a path: a file is there, and the writer forces its content to disk.
+
+    The file is empty, or with ``resume`` holds what a stopped run left of it, of which nothing may be believed. With
+    ``resume`` an interruption keeps it.
+    """
     replaced_mode = _require_target(path, overwrite=overwrite, kind="regular file")
-    partial = _partial_beside(path)
-    try:
+    partial = beside(path, "partial")
+    with output_errors(path):
+        _start_file(partial, is_private=replaced_mode is not None, resume=resume)
+    with _gone_on_failure(partial, resume=resume):
         yield partial
         with output_errors(path):
             _publish_file(partial, path, overwrite=overwrite, replaced_mode=replaced_mode)
-        with output_errors(path, "is in place, but may not survive a power failure"):
-            _fsync_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+    with output_errors(path, "is in place, but may not survive a power failure"):
+        _fsync_folder(path.parent)
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """An empty folder that becomes ``path`` when the block ends and is gone when it raises.
+def atomic_folder(path: Path, *, overwrite: bool, resume: Collection[str] = ()) -> Iterator[Path]:
+    """A folder that becomes ``path`` when the block ends and is gone when it raises.
 
-    An existing folder is exchanged in one step and then removed; what cannot be removed of it stays as a partial
-    folder. Where the system cannot exchange (``_exchange``), a moment without a folder at ``path`` remains.
+    It is empty, or holds what a stopped run left of the files named in ``resume``, of which nothing may be believed;
+    with such names an interruption keeps it. An existing folder is exchanged in one step and then removed. Where the
+    system cannot exchange (``_exchange``), a moment without a folder at ``path`` remains.
     """
+    _undo_exchange(path)
     replaced_mode = _require_target(path, overwrite=overwrite, kind="folder")
-    partial = _partial_beside(path)
+    partial = beside(path, "partial")
     with output_errors(path):
-        partial.mkdir(0o777 if replaced_mode is None else 0o700)
-    try:
+        _start_folder(partial, is_private=replaced_mode is not None, kept=resume)
+    with _gone_on_failure(partial, resume=bool(resume)):
         yield partial
         with output_errors(path):
             if replaced_mode is not None:
@@ -120,10 +148,9 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
                 _rename_new_folder(partial, path)
             else:
                 _exchange(partial, path)
-        with output_errors(path, "is in place, but may not survive a power failure"):
-            _fsync_folder(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # unfinished content, or after an exchange the old one
+    with output_errors(path, "is in place, but may not survive a power failure"):
+        _fsync_folder(path.parent)  # when this fails, the folder replaced stays: a crash may bring its name back
+    _remove(partial)  # the folder replaced
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -153,44 +180,38 @@ def require_absent(path: Path, *, overwrite: bool = False) -> None:
         raise error("output.exists", str(path), "exists already and is not to be overwritten")
 
 
-def require_space(folder: Path, nbytes: int) -> None:
-    """Raise output.space when the file system of ``folder`` has less than ``nbytes`` to give."""
-    with output_errors(folder):
-        status = os.statvfs(folder)
-    available = status.f_bavail * status.f_frsize
-    if nbytes > available:
-        raise error("output.space", str(folder), f"{nbytes} bytes are needed, {available} are free")
+def require_space(path: Path, sizes: Iterable[int]) -> None:
+    """Raise output.space when files of these sizes in bytes do not fit where ``path`` is to be written.
+
+    Each takes whole blocks of the file system. What a stopped run left for ``path`` counts as free: it is used or goes.
+    """
+    with output_errors(path):
+        status = os.statvfs(path.parent)
+    block = status.f_frsize
+    needed = sum(-(-nbytes // block) * block for nbytes in sizes)
+    available = status.f_bavail * block + sum(map(_bytes_on_disk, (beside(path, "partial"), beside(path, "journal"))))
+    if needed > available:
+        raise error("output.space", str(path), f"{needed} bytes are needed, {available} are free")
 
 
 def require_not_input(output: Path, inputs: Iterable[Path]) -> None:
-    """Raise output.alias when ``output`` is an input, lies in one or holds one, by whatever name, link or mount."""
-    above_output = _identities_upwards(output)
-    for path in inputs:
-        same_path = os.path.realpath(path) == os.path.realpath(output)
-        if same_path or _identity(path) in above_output or _identity(output) in _identities_upwards(path):
-            raise error("output.alias", str(output), f"is, holds or lies in the input {path}, which is never written")
+    """Raise output.alias when ``output`` is an input, lies in one or holds one, by whatever name, link or mount.
 
-
-@contextmanager
-def output_errors(path: Path | str, claim: str = "cannot be written") -> Iterator[None]:
-    """Turn every OSError that passes through into an output.* error at ``path`` that says ``claim`` and why."""
-    try:
-        yield
-    except OSError as found:
-        code = "output.failed"
-        if found.errno in (errno.ENOSPC, errno.EDQUOT):
-            code = "output.space"
-        elif found.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            code = "output.exists"
-        raise error(code, str(path), f"{claim}: {found.strerror or found}") from found
+    The files in an input folder count as inputs, wherever they lead; so do all of them against the names that work
+    on ``output`` has beside it.
+    """
+    places = [(each, _identity(each), _identities_upwards(each)) for path in inputs for each in (path, *_entries(path))]
+    for written in (output, *(beside(output, what) for what in ("partial", "journal", "lock", "old"))):
+        real, identity, above_written = os.path.realpath(written), _identity(written), _identities_upwards(written)
+        for path, its_identity, above_it in places:
+            if os.path.realpath(path) == real or its_identity in above_written or identity in above_it:
+                message = f"is, holds or lies in the input {path}, which is never written"
+                raise error("output.alias", str(output), message)
 
 
 def _require_target(path: Path, *, overwrite: bool, kind: str) -> int | None:
     """The permissions of what is to be replaced at ``path``, None when nothing is. Links are not followed."""
-    if path.name in ("", "..") or "\0" in path.name:
-        raise error("output.failed", str(path), f"does not name a {kind}")
-    if not path.parent.is_dir():
-        raise error("output.failed", str(path), f"the folder {path.parent} does not exist")
+    require_place(path)
     require_absent(path, overwrite=overwrite)
     try:
         mode = path.lstat().st_mode
@@ -204,9 +225,57 @@ def _require_target(path: Path, *, overwrite: bool, kind: str) -> int | None:
     return stat.S_IMODE(mode) & 0o777
 
 
-def _partial_beside(path: Path) -> Path:
-    """A name nobody has; the target's is cut so that a long one still leaves room for the rest."""
-    return path.with_name(f".{path.name[:48]}.{secrets.token_hex(8)}.partial")
+@contextmanager
+def _gone_on_failure(partial: Path, *, resume: bool) -> Iterator[None]:
+    """Remove ``partial`` when the block raises, unless it was interrupted and can be gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt as found:
+        if not resume or not os.path.lexists(partial):
+            _remove(partial)
+            raise
+        raise RunInterruptedError(partial) from found
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _start_file(partial: Path, *, is_private: bool, resume: bool) -> None:
+    """Have a file at ``partial``. What replaces a private file is never public; publication sets the final mode."""
+    if os.path.lexists(partial):
+        if not (resume and _is_own(partial.lstat(), stat.S_IFREG)):
+            _remove(partial)
+        elif is_private:
+            partial.chmod(0o600)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600 if is_private else 0o666))
+
+
+def _start_folder(partial: Path, *, is_private: bool, kept: Collection[str]) -> None:
+    """Have a folder at ``partial`` with nothing in it but files of the names ``kept``."""
+    if os.path.lexists(partial):
+        if not (kept and _is_own(partial.lstat(), stat.S_IFDIR)):
+            _remove(partial)
+        elif is_private:
+            partial.chmod(0o700)
+    partial.mkdir(0o700 if is_private else 0o777, exist_ok=True)
+    for name in sorted(os.listdir(partial)):
+        if name not in kept or not _is_own((partial / name).lstat(), stat.S_IFREG):
+            _remove(partial / name)
+
+
+def _is_own(status: os.stat_result, kind: int) -> bool:
+    """Whether a file or folder can only be this program's: of this user and, if a file, without a second name."""
+    is_kind = stat.S_IFMT(status.st_mode) == kind
+    return is_kind and status.st_uid == os.geteuid() and (kind == stat.S_IFDIR or status.st_nlink == 1)
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever is at ``path``, links unfollowed, as far as the system lets us."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _publish_file(partial: Path, path: Path, *, overwrite: bool, replaced_mode: int | None) -> None:
@@ -231,7 +300,7 @@ def _exchange(partial: Path, path: Path) -> None:
     """Swap two folders; without help from the system by three renames, undone when the second one fails."""
     if _rename_with(RENAME_EXCHANGE, partial, path):
         return
-    aside = partial.with_name(f"{partial.name}.old")
+    aside = beside(path, "old")
     os.rename(path, aside)
     try:
         os.rename(partial, path)
@@ -239,6 +308,17 @@ def _exchange(partial: Path, path: Path) -> None:
         os.rename(aside, path)
         raise
     os.rename(aside, partial)
+
+
+def _undo_exchange(path: Path) -> None:
+    """Put back the old folder of an exchange by three renames that was stopped after the first."""
+    aside = beside(path, "old")
+    if os.path.lexists(aside):
+        with output_errors(path):
+            if os.path.lexists(path):
+                _remove(aside)
+            else:
+                os.rename(aside, path)
 
 
 def _rename_with(flags: int, source: Path, target: Path) -> bool:
@@ -281,6 +361,23 @@ def _fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """What removing ``path`` would give back, as far as that can be told."""
+    with suppress(OSError):
+        if not path.is_symlink() and path.is_dir():
+            return sum(map(_bytes_on_disk, path.iterdir()))
+        status = path.lstat()
+        return status.st_blocks * 512 if status.st_nlink == 1 else 0
+    return 0
+
+
+def _entries(path: Path) -> list[Path]:
+    """What lies in a folder; nothing in what is none."""
+    with suppress(OSError):
+        return sorted(path.iterdir())
+    return []
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:

@@ -28,7 +28,7 @@ CODES: Final[frozenset[str]] = frozenset(
     checkpoint.missing checkpoint.ambiguous checkpoint.header checkpoint.layout checkpoint.index checkpoint.name
     checkpoint.duplicate
     convert.unrelated convert.nonfinite
-    output.exists output.alias output.space output.failed
+    output.exists output.alias output.locked output.space output.failed
     input.failed
     resource.memory
     usage.argument

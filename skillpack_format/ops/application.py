@@ -30,12 +30,13 @@ from skillpack_format.durable import (
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
+from skillpack_format.locks import locked
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
-from skillpack_format.stores.shards import ShardWriter, write_index
+from skillpack_format.stores.shards import ShardWriter, encode_index, shard_bytes, write_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +102,15 @@ def apply(
         checkpoint = stack.enter_context(open_checkpoint(base, options.limits))
         opened = [stack.enter_context(open_pack(path, options.limits)) for path in packs]
         chain = _Chain(checkpoint, opened, options)
-        require_space(out.parent, sum(spec.nbytes for spec in chain.specs.values()))
+        stack.enter_context(locked(out))
+        require_space(out, _sizes(chain))
         if checkpoint.is_folder:
-            with atomic_folder(out, overwrite=options.overwrite) as folder:
+            with atomic_folder(out, overwrite=options.overwrite, resume=_shard_plan(chain)) as folder:
                 _write_folder(chain, folder, progress)
                 chain.require_proved(progress)
                 report = chain.report(out)
         else:
-            with atomic_path(out, overwrite=options.overwrite) as path:
+            with atomic_path(out, overwrite=options.overwrite, resume=True) as path:
                 _write_shard(chain, path, checkpoint.shards[0].metadata, list(chain.specs), progress, 0)
                 chain.require_proved(progress)
                 report = chain.report(out)  # it reads the side files: before anything is published, like all the rest
@@ -173,6 +175,18 @@ class _Chain:
                     kind = entry.result.kind
                     specs[entry.name] = TensorSpec(entry.name, dtype_named(kind.dtype), kind.shape)
         return dict(sorted(specs.items()))
+
+    def expected_digest(self, name: str) -> bytes | None:
+        """The SHA-256 that the tensor ``name`` of the result must have, None where a scale makes one of its own.
+
+        It reads a base tensor that no pack changes: nothing less proves what a stopped run left of it.
+        """
+        for pack in reversed(self.packs):
+            entry = pack.entries.get(name)
+            if entry is not None:
+                is_made = entry.result is not None and self.options.scale == 1.0
+                return entry.result.sha256 if entry.result and is_made else None
+        return sha256(self._base(name))
 
     def make_all(self, names: Sequence[str], progress: Progress, done: int) -> Iterator[tuple[str, Bytes]]:
         """The tensors ``names`` in that order, made in parallel."""
@@ -294,8 +308,11 @@ def _write_shard(
     chain: _Chain, path: Path, metadata: dict[str, str], names: Sequence[str], progress: Progress, done: int
 ) -> int:
     """One safetensors file; returns the bytes of tensors done so far."""
-    with ShardWriter(path, [chain.specs[name] for name in names], metadata) as writer:
-        for name, data in chain.make_all([spec.name for spec in writer.tensors], progress, done):
+    specs = [chain.specs[name] for name in names]
+    with ShardWriter(path, specs, metadata, expected=chain.expected_digest) as writer:
+        remaining = [spec.name for spec in writer.remaining]
+        done += sum(spec.nbytes for spec in specs) - sum(spec.nbytes for spec in writer.remaining)
+        for name, data in chain.make_all(remaining, progress, done):
             writer.write(name, data)
             done += chain.specs[name].nbytes
     return done
@@ -310,6 +327,35 @@ def _shard_plan(chain: _Chain) -> dict[str, list[str]]:
         present = home.get(name, present)
         plan[present].append(name)
     return {file_name: names for file_name, names in plan.items() if names}
+
+
+def _sizes(chain: _Chain) -> Iterator[int]:
+    """The size in bytes of every file of the result."""
+    plan = _shard_plan(chain) if chain.checkpoint.is_folder else {chain.checkpoint.shards[0].file_name: [*chain.specs]}
+    for shard in chain.checkpoint.shards:
+        if shard.file_name in plan:
+            yield shard_bytes([chain.specs[name] for name in plan[shard.file_name]], shard.metadata)
+    if not chain.checkpoint.is_folder:
+        return
+    if chain.checkpoint.index_file is not None:
+        weight_map = {name: file_name for file_name, names in plan.items() for name in names}
+        total = sum(spec.nbytes for spec in chain.specs.values())
+        yield len(encode_index(weight_map, total, chain.checkpoint.index_metadata))
+    brought = _brought(chain.packs) if chain.options.side_files else {}
+    yield from (each.nbytes for pack in brought.values() for each in pack.manifest.files if brought[each.name] is pack)
+    for name, path in chain.checkpoint.side_files().items():
+        if name not in brought and not name.startswith("."):
+            yield from (each.stat().st_size for each in _files_below(path))
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """``path``, or the regular files that ``_copy_tree`` copies out of it."""
+    if not path.is_dir():
+        yield path
+        return
+    for each in sorted(path.iterdir()):
+        if not each.is_symlink() and (each.is_dir() or each.is_file()):
+            yield from _files_below(each)
 
 
 def _write_side_files(chain: _Chain, folder: Path) -> None:

@@ -17,7 +17,7 @@ THIRD_PARTY = {"numpy", "msgpack", "zstandard", "safetensors", "jsonschema", "th
 ORDER = """
 lazy_numpy problems errors limits
 dtypes names fields wire digest bits arithmetic groups
-linalg slicing sources durable progress storage container
+linalg slicing sources locks durable journal progress storage container
 manifest
 encodings._base codecs._base
 encodings.* codecs.* stores.header

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from skillpack_format.dtypes import DTYPES
 from skillpack_format.errors import SkillPackError
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import open_checkpoint
-from skillpack_format.stores.shards import ShardWriter, write_index
+from skillpack_format.stores.shards import ShardWriter, shard_bytes, write_index
 
 ONE = TensorSpec("a", DTYPES["F32"], (2,))
 
@@ -208,3 +210,70 @@ def test_an_index_keeps_the_metadata_and_has_the_size_of_now(tmp_path: Path) -> 
         "metadata": {"total_size": 48, "total_parameters": 12},
         "weight_map": {"a": "b"},
     }
+
+
+# ---- going on with what a stopped run left
+
+THREE = [TensorSpec(name, DTYPES["F32"], (2,)) for name in "abc"]
+DATA = {spec.name: bytes([k]) * 8 for k, spec in enumerate(THREE)}
+DIGESTS = {name: hashlib.sha256(data).digest() for name, data in DATA.items()}
+
+
+def write_rest(path: Path, expected: Mapping[str, bytes] = DIGESTS) -> list[str]:
+    """Go on with the file at ``path``; which tensors had to be written."""
+    with ShardWriter(path, THREE, {}, expected=expected.get) as writer:
+        remaining = [spec.name for spec in writer.remaining]
+        for name in remaining:
+            writer.write(name, DATA[name])
+    return remaining
+
+
+def finished(path: Path) -> bytes:
+    """The bytes of the whole file, and the file gone."""
+    assert write_rest(path) == ["a", "b", "c"]
+    blob = path.read_bytes()
+    path.unlink()
+    return blob
+
+
+@pytest.mark.parametrize("cut", range(25))
+def test_leading_tensors_with_the_right_digest_are_kept(tmp_path: Path, cut: int) -> None:
+    blob = finished(tmp_path / "a")
+    (tmp_path / "a").write_bytes(blob[: len(blob) - cut])
+    assert write_rest(tmp_path / "a") == ["a", "b", "c"][3 - -(-cut // 8) :]
+    assert (tmp_path / "a").read_bytes() == blob
+
+
+@pytest.mark.parametrize("at", range(24))
+def test_a_changed_tensor_and_all_after_it_are_written_again(tmp_path: Path, at: int) -> None:
+    blob = bytearray(finished(tmp_path / "a"))
+    harmed = blob.copy()
+    harmed[len(blob) - 24 + at] ^= 1
+    (tmp_path / "a").write_bytes(harmed + b"more")
+    assert write_rest(tmp_path / "a") == ["a", "b", "c"][at // 8 :]
+    assert (tmp_path / "a").read_bytes() == blob
+
+
+@pytest.mark.parametrize("left", [b"", b"x", bytes(8), b"x" * 500])
+def test_a_file_with_another_header_is_written_anew(tmp_path: Path, left: bytes) -> None:
+    blob = finished(tmp_path / "a")
+    (tmp_path / "a").write_bytes(left)
+    assert write_rest(tmp_path / "a") == ["a", "b", "c"]
+    assert (tmp_path / "a").read_bytes() == blob
+
+
+def test_a_tensor_whose_digest_nobody_knows_is_written_again(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(finished(tmp_path / "a"))
+    assert write_rest(tmp_path / "a", {"a": DIGESTS["a"], "c": DIGESTS["c"]}) == ["b", "c"]
+
+
+def test_a_failed_file_is_left_when_it_can_be_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "a", THREE, {}, expected=DIGESTS.get) as writer:
+        writer.write("a", DATA["a"])
+        raise KeyboardInterrupt
+    assert write_rest(tmp_path / "a") == ["b", "c"]
+
+
+def test_the_size_of_a_file_is_known_before_it_is_written(tmp_path: Path) -> None:
+    write_rest(tmp_path / "a")
+    assert shard_bytes(THREE, {}) == (tmp_path / "a").stat().st_size
