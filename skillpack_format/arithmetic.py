@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXACT_PRODUCT: Final = 1 << 24  # num.exact-product: float32 holds every integer up to here
 MAX_SLICES: Final = 64  # of a low-rank component; bands of factors likewise
 SMALLEST_SCALE: Final = 2.0**-100  # payload.scale: products with codes and bases never become subnormal
-_BLOCK_ITEMS: Final = 1 << 20  # 8 MiB of float64: fits caches better than whole tensors, changes no result
+BLOCK_ITEMS: Final = 1 << 17  # 1 MiB of float64: every step finds what the one before left in the cache
 
 DeviceArray = Any  # what a bench computes with: numpy.ndarray or torch.Tensor
 
@@ -47,11 +47,11 @@ class Grid:
     def items(self) -> int:
         return self.stack * self.rows * self.cols
 
-    def blocks(self) -> Iterator[Block]:
-        """Every element once, in order."""
+    def blocks(self, items: int = BLOCK_ITEMS) -> Iterator[Block]:
+        """Every element once, in order, about ``items`` at a time; how many changes no result."""
         if self.items == 0:
             return
-        step = max(1, _BLOCK_ITEMS // self.cols)
+        step = max(1, items // self.cols)
         for matrix in range(self.stack):
             for first in range(0, self.rows, step):
                 yield Block(self, matrix, first, min(first + step, self.rows))
@@ -86,6 +86,10 @@ class Block:
 class Bench(Protocol):
     """The device an accumulator lives on."""
 
+    @property
+    def block_items(self) -> int:
+        """How many elements to work on at a time."""
+
     def float64(self, values: NDArray[Any]) -> DeviceArray:
         """``values`` widened exactly to float64 on the device, same shape."""
 
@@ -104,6 +108,8 @@ class Bench(Protocol):
 
 class NumpyBench:
     """The reference bench."""
+
+    block_items = BLOCK_ITEMS
 
     def float64(self, values: NDArray[Any]) -> DeviceArray:
         return values.astype(np.float64)

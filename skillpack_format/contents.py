@@ -59,6 +59,10 @@ class Contents:
     components: dict[str, tuple[PlannedComponent, ...]]
     first_file: int
 
+    def of(self, name: str) -> list[Content]:
+        """The contents of a tensor's components, in their order."""
+        return [self.all[each.segment] for each in self.components[name]]
+
 
 def plan(manifest: Manifest, limits: Limits = DEFAULT_LIMITS, report: Report = raise_first) -> Contents:
     """Resolve every component of ``manifest`` (manifest.components, manifest.parameter, unsupported.encoding)."""

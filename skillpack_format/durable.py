@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 COPY_BLOCK_BYTES: Final = 1 << 20
+KERNEL_COPY_BYTES: Final = 1 << 26  # in one call, which no interruption ends
 AT_FDCWD: Final = -100  # linux/fcntl.h
 RENAME_NOREPLACE: Final = 1  # linux/fs.h
 RENAME_EXCHANGE: Final = 2
@@ -60,6 +61,35 @@ class OutputFile(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
         """Write all of ``data`` and return its size in bytes."""
         return write_exact(self.fileno(), data, str(self.shown_as))
+
+    def write_at(self, offset: int, data: ReadableBuffer) -> None:
+        """Write all of ``data`` from ``offset`` on, from any thread."""
+        rest = _as_bytes(data)
+        with output_errors(self.shown_as):
+            while rest:
+                count = os.pwrite(self.fileno(), rest, offset)
+                _require_progress(count)
+                rest = rest[count:]
+                offset += count
+
+    def copy_at(self, offset: int, source: SourceFile, start: int, nbytes: int) -> None:
+        """``nbytes`` of ``source`` from ``start`` on to ``offset``, from any thread, moved by the kernel where it can.
+
+        A file system with reflinks shares the blocks instead of copying them. Whoever needs to know what was copied
+        reads it back: ``source`` may have changed since it was last read.
+        """
+        done = 0
+        with suppress(OSError, AttributeError):  # not here, or not between these: by hand, which says what is wrong
+            while done < nbytes:
+                wanted = min(nbytes - done, KERNEL_COPY_BYTES)
+                count = os.copy_file_range(source.fileno(), self.fileno(), wanted, start + done, offset + done)
+                if count == 0:
+                    break
+                done += count
+        while done < nbytes:
+            count = min(nbytes - done, COPY_BLOCK_BYTES)
+            self.write_at(offset + done, source.read_at(start + done, count))
+            done += count
 
     def cut(self, nbytes: int) -> None:
         """Keep the first ``nbytes`` and go on writing after them."""
@@ -156,22 +186,29 @@ def atomic_folder(path: Path, *, overwrite: bool, resume: Collection[str] = ()) 
 def copy_file(source: Path, target: Path) -> None:
     """Copy the content of a regular file into a new one, durably. Permissions are kept, and the owner may write."""
     with SourceFile(source) as origin, new_file(target, mode=(origin.mode & 0o777) | 0o600) as copy:
-        for offset in range(0, origin.size, COPY_BLOCK_BYTES):
-            copy.write(origin.read_at(offset, min(COPY_BLOCK_BYTES, origin.size - offset)))
+        copy.copy_at(0, origin, 0, origin.size)
         origin.require_unchanged()
 
 
 def write_exact(descriptor: int, data: ReadableBuffer, where: str = "") -> int:
     """Write all of ``data`` (C-contiguous), however little each call takes, and return its size in bytes."""
-    whole = memoryview(data)
-    rest = whole.cast("B") if whole.nbytes else memoryview(b"")  # an empty array cannot be cast
+    whole = rest = _as_bytes(data)
     with output_errors(where):
         while rest:
             count = os.write(descriptor, rest)
-            if count == 0:
-                raise OSError(errno.EIO, "the system took none of the bytes")
+            _require_progress(count)
             rest = rest[count:]
     return whole.nbytes
+
+
+def _as_bytes(data: ReadableBuffer) -> memoryview:
+    whole = memoryview(data)
+    return whole.cast("B") if whole.nbytes else memoryview(b"")  # an empty array cannot be cast
+
+
+def _require_progress(count: int) -> None:
+    if count == 0:
+        raise OSError(errno.EIO, "the system took none of the bytes")
 
 
 def require_absent(path: Path, *, overwrite: bool = False) -> None:

@@ -173,9 +173,7 @@ def _slices(random: np.random.Generator, m: int, n: int, components: int) -> Ite
         yield Slice(np.array([scale * np.float32(random.uniform(0.9, 1.1))]), u, v)
 
 
-def _entry(
-    name: str, base: TensorIdentity, encoded: list[Encoded], stored: list[StoredContent], bits: Array
-) -> Entry:
+def _entry(name: str, base: TensorIdentity, encoded: list[Encoded], stored: list[StoredContent], bits: Array) -> Entry:
     """The entry of a changed tensor, its digest that of what the library makes of it."""
     additive: list[Any] = []
     rewriting: Any = None

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from threadpoolctl import threadpool_limits
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
-from skillpack_format.digest import Bytes, TensorKind, sha256
-from skillpack_format.dtypes import bits_to_float64, dtype_named, float32_to_bits
 from skillpack_format.durable import (
     atomic_folder,
     atomic_path,
@@ -27,16 +25,14 @@ from skillpack_format.durable import (
     require_not_input,
     require_space,
 )
-from skillpack_format.errors import SkillPackError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
 from skillpack_format.locks import locked
-from skillpack_format.progress import Progress, in_order, silent
+from skillpack_format.ops.chain import Chain
+from skillpack_format.progress import Meter, Progress, as_done, silent
 from skillpack_format.reader import Pack, open_pack
 from skillpack_format.sources import SourceFile
-from skillpack_format.stores.header import TensorSpec
-from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
-from skillpack_format.stores.shards import ShardWriter, encode_index, shard_bytes, write_index
+from skillpack_format.stores.safetensors_files import Checkpoint, Shard, open_checkpoint
+from skillpack_format.stores.shards import ShardWriter, Slot, encode_index, shard_bytes, write_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,19 +97,19 @@ def apply(
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(base, options.limits))
         opened = [stack.enter_context(open_pack(path, options.limits)) for path in packs]
-        chain = _Chain(checkpoint, opened, options)
+        chain = Chain(checkpoint, opened, options.scale, options.bench)
         stack.enter_context(locked(out))
-        require_space(out, _sizes(chain))
+        require_space(out, _sizes(chain, options))
         if checkpoint.is_folder:
             with atomic_folder(out, overwrite=options.overwrite, resume=_shard_plan(chain)) as folder:
-                _write_folder(chain, folder, progress)
-                chain.require_proved(progress)
-                report = chain.report(out)
+                _write_folder(chain, folder, options, progress)
+                chain.require_proved(progress, options.threads)
+                report = _report(chain, out, options)
         else:
             with atomic_path(out, overwrite=options.overwrite, resume=True) as path:
-                _write_shard(chain, path, checkpoint.shards[0].metadata, list(chain.specs), progress, 0)
-                chain.require_proved(progress)
-                report = chain.report(out)  # it reads the side files: before anything is published, like all the rest
+                _write_shards(chain, {path: list(chain.specs)}, options, progress)
+                chain.require_proved(progress, options.threads)
+                report = _report(chain, out, options)  # it reads the side files: before anything is published, as above
         return report
 
 
@@ -124,201 +120,119 @@ def prove(
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(base, options.limits))
         opened = [stack.enter_context(open_pack(path, options.limits)) for path in packs]
-        chain = _Chain(checkpoint, opened, options)
-        for _ in chain.make_all(list(chain.specs), progress, 0):
-            pass
-        chain.require_proved(progress)
-        return chain.report(None)
+        chain = Chain(checkpoint, opened, options.scale, options.bench)
+        meter = Meter("applying", sum(spec.nbytes for spec in chain.specs.values()), progress)
+
+        def work(name: str) -> None:
+            for block in chain.blocks(name):
+                meter.add(memoryview(block).nbytes)
+
+        with threadpool_limits(1):
+            for _ in as_done(work, chain.specs, options.threads):
+                pass
+        chain.require_proved(progress, options.threads)
+        return _report(chain, None, options)
 
 
-class _Chain:
-    """A base and packs on top of it: which tensors come out, and each of them on demand, proved at every step."""
-
-    def __init__(self, checkpoint: Checkpoint, packs: Sequence[Pack], options: Options) -> None:
-        if not packs:
-            raise error("usage.argument", "", "at least one pack is needed")
-        if options.scale != 1.0 and len(packs) > 1:
-            raise error(
-                "usage.argument",
-                "",
-                "a scale goes with one pack: the packs of a chain each need the exact result before",
-            )
-        if not np.isfinite(options.scale):
-            raise error("usage.argument", "", f"scale {options.scale} is not a finite number")
-        self.checkpoint = checkpoint
-        self.packs = packs
-        self.options = options
-        self._index = {name: index for index, name in enumerate(checkpoint.specs)}
-        self._digests: dict[str, bytes] = {}
-        self._require_row()
-        self.specs = self._result_specs()
-
-    def _require_row(self) -> None:
-        """Every pack was made for the result of the one before it."""
-        for before, after in zip(self.packs, self.packs[1:], strict=False):
-            if before.manifest.result.digest != after.manifest.base.digest:
-                message = f"it was not made for the result of {before.path.name}; packs in a row build on each other"
-                raise error("base.content", f"pack {after.path.name}", message)
-
-    def _result_specs(self) -> dict[str, TensorSpec]:
-        """Every tensor of the result, ascending by name; each pack must fit what the ones before it leave."""
-        specs = dict(self.checkpoint.specs)
-        for pack in self.packs:
-            fault = kind_fault(pack.manifest, specs)
-            if fault is not None:
-                raise fault
-            _require_alias_targets(pack, specs)
-            for entry in pack.manifest.tensors:
-                if entry.result is None:
-                    specs.pop(entry.name, None)
-                else:
-                    kind = entry.result.kind
-                    specs[entry.name] = TensorSpec(entry.name, dtype_named(kind.dtype), kind.shape)
-        return dict(sorted(specs.items()))
-
-    def expected_digest(self, name: str) -> bytes | None:
-        """The SHA-256 that the tensor ``name`` of the result must have, None where a scale makes one of its own.
-
-        It reads a base tensor that no pack changes: nothing less proves what a stopped run left of it.
-        """
-        for pack in reversed(self.packs):
-            entry = pack.entries.get(name)
-            if entry is not None:
-                is_made = entry.result is not None and self.options.scale == 1.0
-                return entry.result.sha256 if entry.result and is_made else None
-        return sha256(self._base(name))
-
-    def make_all(self, names: Sequence[str], progress: Progress, done: int) -> Iterator[tuple[str, Bytes]]:
-        """The tensors ``names`` in that order, made in parallel."""
-        total = sum(spec.nbytes for spec in self.specs.values())
-        for name, data in in_order(self._result, names, self.options.threads):
-            done += self.specs[name].nbytes
-            progress("applying", done, total)
-            yield name, data
-
-    def require_proved(self, progress: Progress) -> None:
-        """Hash what was not read on the way, and compare the base as a whole; see that no input changed meanwhile."""
-        self._require_base(progress)
-        self.checkpoint.require_unchanged()
-        for pack in self.packs:
-            pack.require_unchanged()
-
-    def report(self, out: Path | None) -> ApplicationReport:
-        before, after = self.checkpoint.specs, self.specs
-        listed = {name for pack in self.packs for name in pack.entries}
-        exact = self.options.scale == 1.0
-        return ApplicationReport(
-            out=out,
-            packs=tuple(pack.pack_id for pack in self.packs),
-            tensors=len(after),
-            changed=len(listed & before.keys() & after.keys()),
-            added=len(after.keys() - before.keys()),
-            removed=len(before.keys() - after.keys()),
-            nbytes=sum(spec.nbytes for spec in after.values()),
-            result_digest=self.packs[-1].manifest.result.digest.hex() if exact else None,
-            side_files=tuple(side_file_reports(self.checkpoint, self.packs, self.options)),
-        )
-
-    def _result(self, name: str) -> Bytes:
-        try:
-            return self._after(name, len(self.packs))
-        except SkillPackError:
-            self._require_base(silent)  # a wrong base comes first (container.order), and this says how wrong it is
-            raise
-
-    def _after(self, name: str, level: int) -> Bytes:
-        """The tensor ``name`` after the first ``level`` packs."""
-        if level == 0:
-            return self._base(name)
-        pack = self.packs[level - 1]
-        entry = pack.entries.get(name)
-        if entry is None:
-            return self._after(name, level - 1)
-        if entry.alias is not None:
-            data = self._after(entry.alias, level)
-            if entry.alias not in pack.entries and entry.result and sha256(data) != entry.result.sha256:
-                raise error("manifest.alias", f"tensor {name!r}", f"it is to be {entry.alias!r}, which has other bytes")
-            return data
-        base = None if entry.base is None else self._after(name, level - 1)
-        digest = self._digests.get(name) if level == 1 else None
-        made = pack.get_tensor(name, base, self.options.bench, digest if entry.base else None)
-        if self.options.scale != 1.0 and base is not None and entry.base is not None and entry.result is not None:
-            made = _scaled(base, made, entry.base.kind, entry.result.kind, self.options.scale, name)
-        return made.reshape(-1).view(np.uint8).data
-
-    def _base(self, name: str) -> Bytes:
-        """A base tensor, hashed; base.content when it is not the one the first pack was made for."""
-        data = self.checkpoint.read(name)
-        digest = sha256(data)
-        if not is_expected(self.packs[0].manifest, self._index[name], digest):
-            raise error("base.content", f"tensor {name!r}", "it is not the base tensor this pack was made for")
-        self._digests[name] = digest
-        return data
-
-    def _require_base(self, progress: Progress) -> None:
-        threads = self.options.threads
-        listing = listing_of(self.checkpoint, dict(self._digests), threads, progress, "checking the base")
-        fault = content_fault(self.packs[0].manifest, listing)
-        if fault is not None:
-            raise fault
-        for pack in self.packs:
-            listing = result_of(pack.manifest, listing)
+def _report(chain: Chain, out: Path | None, options: Options) -> ApplicationReport:
+    before, after = chain.checkpoint.specs, chain.specs
+    listed = {name for pack in chain.packs for name in pack.entries}
+    return ApplicationReport(
+        out=out,
+        packs=tuple(pack.pack_id for pack in chain.packs),
+        tensors=len(after),
+        changed=len(listed & before.keys() & after.keys()),
+        added=len(after.keys() - before.keys()),
+        removed=len(before.keys() - after.keys()),
+        nbytes=sum(spec.nbytes for spec in after.values()),
+        result_digest=chain.packs[-1].manifest.result.digest.hex() if options.scale == 1.0 else None,
+        side_files=tuple(side_file_reports(chain.checkpoint, chain.packs, options)),
+    )
 
 
-def _require_alias_targets(pack: Pack, specs: Mapping[str, TensorSpec]) -> None:
-    """An alias of a tensor that the pack leaves alone: the base must have it, of the same kind (manifest.alias)."""
-    for entry in pack.manifest.tensors:
-        if entry.alias is None or entry.result is None or entry.alias in pack.entries:
-            continue
-        target = specs.get(entry.alias)
-        if target is None or kind_of(target) != entry.result.kind:
-            message = f"it is to be {entry.alias!r}, which the base does not have as {entry.result.kind}"
-            raise error("manifest.alias", f"tensor {entry.name!r}", message)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Tensors to be put into one file, one after the other."""
+
+    writer: ShardWriter
+    names: tuple[str, ...]
+    origin: SourceFile | None = None  # the base's file, of which the whole of this one is a copy
+
+    def __str__(self) -> str:
+        return f"tensor {self.names[0]!r}" if self.origin is None else str(self.origin.path)
 
 
-def _scaled(base: Bytes, made: Any, before: TensorKind, after: TensorKind, scale: float, name: str) -> Any:
-    """base + scale * (made - base) in float64, rounded to float32, then to the dtype; other kinds are taken whole."""
-    dtype = dtype_named(after.dtype)
-    if before != after or not dtype.is_arithmetic:
-        return made
-    old_bits = np.frombuffer(base, dtype.bit_pattern)
-    old, new = bits_to_float64(old_bits, dtype), bits_to_float64(made, dtype)
-    with np.errstate(all="ignore"):
-        values = (old + scale * (new - old)).astype(np.float32)
-    bits = float32_to_bits(values, dtype)
-    if not np.isfinite(bits_to_float64(bits, dtype)[np.isfinite(old) & np.isfinite(new)]).all():
-        raise error("payload.overflow", f"tensor {name!r}", f"scaled by {scale} it leaves the range of {dtype.name}")
-    return np.where(made == old_bits, old_bits, bits)  # what the pack leaves alone stays as it is, to the bit
-
-
-def _write_folder(chain: _Chain, folder: Path, progress: Progress) -> None:
+def _write_folder(chain: Chain, folder: Path, options: Options, progress: Progress) -> None:
     """All shards, the index and the side files of a checkpoint folder."""
     plan = _shard_plan(chain)
-    done = 0
-    for file_name, names in plan.items():
-        shard = next(each for each in chain.checkpoint.shards if each.file_name == file_name)
-        done = _write_shard(chain, folder / file_name, shard.metadata, names, progress, done)
+    _write_shards(chain, {folder / name: names for name, names in plan.items()}, options, progress)
     if chain.checkpoint.index_file is not None:
         weight_map = {name: file_name for file_name, names in plan.items() for name in names}
-        write_index(folder / chain.checkpoint.index_file, weight_map, done, chain.checkpoint.index_metadata)
-    _write_side_files(chain, folder)
+        total = sum(spec.nbytes for spec in chain.specs.values())
+        write_index(folder / chain.checkpoint.index_file, weight_map, total, chain.checkpoint.index_metadata)
+    _write_side_files(chain, folder, options)
 
 
-def _write_shard(
-    chain: _Chain, path: Path, metadata: dict[str, str], names: Sequence[str], progress: Progress, done: int
-) -> int:
-    """One safetensors file; returns the bytes of tensors done so far."""
-    specs = [chain.specs[name] for name in names]
-    with ShardWriter(path, specs, metadata, expected=chain.expected_digest) as writer:
-        remaining = [spec.name for spec in writer.remaining]
-        done += sum(spec.nbytes for spec in specs) - sum(spec.nbytes for spec in writer.remaining)
-        for name, data in chain.make_all(remaining, progress, done):
-            writer.write(name, data)
-            done += chain.specs[name].nbytes
-    return done
+def _write_shards(chain: Chain, plan: Mapping[Path, Sequence[str]], options: Options, progress: Progress) -> None:
+    """Every safetensors file, its tensors in parallel; a file is forced to disk while the next ones are made."""
+    meter = Meter("applying", sum(spec.nbytes for spec in chain.specs.values()), progress)
+    shards = {shard.file_name: shard for shard in chain.checkpoint.shards}
+    with ExitStack() as stack, threadpool_limits(1):  # one tensor a thread: a product needs no threads of its own
+        jobs: list[_Job] = []
+        for path, names in plan.items():
+            shard = shards.get(path.name, chain.checkpoint.shards[0])
+            specs = [chain.specs[name] for name in names]
+            writer = stack.enter_context(ShardWriter(path, specs, shard.metadata, resume=True))
+            jobs += _jobs(chain, writer, shard)
+        for job, _ in as_done(lambda job: _put(chain, job, meter), jobs, options.threads):
+            if job.writer.is_complete:
+                job.writer.close()
 
 
-def _shard_plan(chain: _Chain) -> dict[str, list[str]]:
+def _jobs(chain: Chain, writer: ShardWriter, shard: Shard) -> list[_Job]:
+    """What is to be done for one file, the largest tensors first, so that no thread is left with one at the end."""
+    names = [spec.name for spec in sorted(writer.tensors, key=lambda spec: -spec.nbytes)]
+    if set(names) == {spec.name for spec in shard.tensors} and not any(chain.route(name).steps for name in names):
+        return [_Job(writer, tuple(names), chain.checkpoint.place(names[0])[0])]
+    return [_Job(writer, (name,)) for name in names]
+
+
+def _put(chain: Chain, job: _Job, meter: Meter) -> None:
+    """Fill the slots of a job with what is proved to belong there."""
+    is_copied = job.origin is not None and not job.writer.is_resumed and job.writer.copy_whole(job.origin)
+    for name in job.names:
+        slot = job.writer.slot(name)
+        if chain.route(name).steps:
+            _make(chain, name, slot, meter)
+        else:
+            _copy(chain, name, slot, meter, is_copied=is_copied)
+        slot.close()
+
+
+def _make(chain: Chain, name: str, slot: Slot, meter: Meter) -> None:
+    expected = chain.expected(name)
+    if expected is not None and slot.found() == expected:
+        slot.keep()
+        meter.add(slot.spec.nbytes)
+        return
+    for block in chain.blocks(name):
+        slot.write(block)
+        meter.add(memoryview(block).nbytes)
+
+
+def _copy(chain: Chain, name: str, slot: Slot, meter: Meter, *, is_copied: bool) -> None:
+    """A tensor of the base as it is. What is hashed is the copy: the bytes proved are the bytes published."""
+    digest = slot.found()
+    if is_copied or (digest is not None and digest == chain.checkpoint.sha256(name)):
+        slot.keep()
+    else:
+        slot.copy(*chain.checkpoint.place(name))
+        digest = None
+    chain.accept(name, digest or slot.sha256())
+    meter.add(slot.spec.nbytes)
+
+
+def _shard_plan(chain: Chain) -> dict[str, list[str]]:
     """Which tensors go into which file: the base's map, an added tensor beside its neighbour by name."""
     home = {spec.name: shard.file_name for shard in chain.checkpoint.shards for spec in shard.tensors}
     present = chain.checkpoint.shards[0].file_name
@@ -329,7 +243,7 @@ def _shard_plan(chain: _Chain) -> dict[str, list[str]]:
     return {file_name: names for file_name, names in plan.items() if names}
 
 
-def _sizes(chain: _Chain) -> Iterator[int]:
+def _sizes(chain: Chain, options: Options) -> Iterator[int]:
     """The size in bytes of every file of the result."""
     plan = _shard_plan(chain) if chain.checkpoint.is_folder else {chain.checkpoint.shards[0].file_name: [*chain.specs]}
     for shard in chain.checkpoint.shards:
@@ -341,7 +255,7 @@ def _sizes(chain: _Chain) -> Iterator[int]:
         weight_map = {name: file_name for file_name, names in plan.items() for name in names}
         total = sum(spec.nbytes for spec in chain.specs.values())
         yield len(encode_index(weight_map, total, chain.checkpoint.index_metadata))
-    brought = _brought(chain.packs) if chain.options.side_files else {}
+    brought = _brought(chain.packs) if options.side_files else {}
     yield from (each.nbytes for pack in brought.values() for each in pack.manifest.files if brought[each.name] is pack)
     for name, path in chain.checkpoint.side_files().items():
         if name not in brought and not name.startswith("."):
@@ -358,9 +272,9 @@ def _files_below(path: Path) -> Iterator[Path]:
             yield from _files_below(each)
 
 
-def _write_side_files(chain: _Chain, folder: Path) -> None:
+def _write_side_files(chain: Chain, folder: Path, options: Options) -> None:
     """What else the base folder holds, and on top of it what the packs bring."""
-    brought = _brought(chain.packs) if chain.options.side_files else {}
+    brought = _brought(chain.packs) if options.side_files else {}
     for name, path in chain.checkpoint.side_files().items():
         if name in brought or name.startswith("."):
             continue

@@ -110,10 +110,19 @@ class Checkpoint:
 
     def read(self, name: str) -> bytearray:
         """The bytes of one tensor, little-endian, C order."""
+        source, offset = self.place(name)
+        return source.read_at(offset, self.specs[name].nbytes)
+
+    def place(self, name: str) -> tuple[SourceFile, int]:
+        """The open file that holds a tensor, and where in it the tensor begins."""
         if name not in self._places:
             raise error("usage.argument", str(self.path), f"holds no tensor {name!r}")
-        source, offset = self._places[name]
-        return source.read_at(offset, self.specs[name].nbytes)
+        return self._places[name]
+
+    def sha256(self, name: str) -> bytes:
+        """The SHA-256 of one tensor; it is never in memory as a whole."""
+        source, offset = self.place(name)
+        return source.sha256_at(offset, self.specs[name].nbytes)
 
     def require_unchanged(self) -> None:
         """Raise integrity.source-changed when a file is not what it was when it was opened."""

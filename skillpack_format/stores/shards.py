@@ -8,39 +8,78 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from skillpack_format.digest import sha256
 from skillpack_format.durable import OutputFile, new_file
 from skillpack_format.errors import error
-from skillpack_format.sources import input_errors
+from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import METADATA_KEY, TensorSpec, canonical_order, encode_header
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
 
-class ShardWriter:
-    """One safetensors file, written in the order of ``tensors``. ``path`` must not exist; a failed file is removed.
+class Slot:
+    """The place of one tensor in a file being written. It is filled by one thread, from its first byte to its last."""
 
-    With ``expected``, the SHA-256 each tensor must have or None where nobody knows, ``path`` may hold what a stopped
-    run left: its leading tensors are kept as far as they have their digests, ``remaining`` are to be written, and a
-    failed file is left to its owner.
+    __slots__ = ("_filled", "_offset", "_writer", "spec")
+
+    def __init__(self, writer: ShardWriter, spec: TensorSpec, offset: int) -> None:
+        self._writer = writer
+        self._offset = offset
+        self._filled = 0
+        self.spec = spec
+
+    def found(self) -> bytes | None:
+        """The SHA-256 of what a stopped run left in this place, which may be anything; None where there was no run."""
+        return self.sha256() if self._writer.is_resumed else None
+
+    def write(self, data: ReadableBuffer) -> None:
+        """Write the next bytes, little-endian, C order."""
+        nbytes = memoryview(data).nbytes
+        if self._filled + nbytes > self.spec.nbytes:
+            message = f"{self._filled + nbytes} bytes given, {self.spec.nbytes} are due"
+            raise error("usage.argument", f"tensor {self.spec.name!r}", message)
+        self._writer.file.write_at(self._offset + self._filled, data)
+        self._filled += nbytes
+
+    def copy(self, source: SourceFile, start: int) -> None:
+        """Have the kernel copy the tensor from ``start`` of ``source``; what arrived is for ``sha256`` to say."""
+        self._writer.file.copy_at(self._offset, source, start, self.spec.nbytes)
+        self._filled = self.spec.nbytes
+
+    def sha256(self) -> bytes:
+        """The SHA-256 of what the file holds in this place now."""
+        return self._writer.read_back.sha256_at(self._offset, self.spec.nbytes)
+
+    def keep(self) -> None:
+        """What is there is the tensor: whoever says so has compared its digest."""
+        self._filled = self.spec.nbytes
+
+    def close(self) -> None:
+        """Count the tensor as written; usage.argument when bytes are missing."""
+        if self._filled < self.spec.nbytes:
+            message = f"{self._filled} bytes given, {self.spec.nbytes} are due"
+            raise error("usage.argument", f"tensor {self.spec.name!r}", message)
+        self._writer.count(self.spec.name)
+
+
+class ShardWriter:
+    """One safetensors file, its tensors written in any order and from any number of threads, each through its slot.
+
+    ``path`` must not exist; a failed file is removed. With ``resume`` it may hold what a stopped run left
+    (``Slot.found``), and a failed file is left to its owner.
     """
 
-    __slots__ = ("_file", "_is_resumable", "_written", "path", "tensors")
-
     def __init__(
-        self,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        metadata: Mapping[str, str],
-        expected: Callable[[str], bytes | None] | None = None,
+        self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str], *, resume: bool = False
     ) -> None:
         names = {spec.name for spec in tensors}
         if len(names) < len(tensors) or METADATA_KEY in names:
@@ -49,14 +88,24 @@ class ShardWriter:
             )
         self.path = path
         self.tensors = canonical_order(tensors)
-        self._written = 0
-        self._is_resumable = expected is not None
-        header = encode_header(self.tensors, {"format": "pt", **metadata})  # transformers refuses a file without
-        self._file = OutputFile(path, resume=self._is_resumable)
+        self._header = encode_header(self.tensors, {"format": "pt", **metadata})  # transformers refuses a file without
+        self._offsets: dict[str, int] = {}
+        self._size = len(self._header)
+        for spec in self.tensors:
+            self._offsets[spec.name] = self._size
+            self._size += spec.nbytes
+        self._specs = {spec.name: spec for spec in self.tensors}
+        self._missing = set(self._specs)
+        self._lock = threading.Lock()
+        self._is_kept = resume
+        self.file = OutputFile(path, resume=resume)
         try:
-            if expected is None or not self._keep(header, expected):
-                self._file.cut(0)
-                self._file.write(header)
+            self.read_back = SourceFile(path)
+            self.is_resumed = resume and self._has_header()
+            if not self.is_resumed:
+                self.file.cut(0)
+                self.file.write(self._header)
+            self.file.cut(self._size)
         except BaseException:
             self._give_up()
             raise
@@ -73,70 +122,65 @@ class ShardWriter:
             self._give_up()
 
     @property
-    def remaining(self) -> tuple[TensorSpec, ...]:
-        """The tensors not written yet, in the order in which they are due."""
-        return self.tensors[self._written :]
+    def is_complete(self) -> bool:
+        """Whether every tensor has been written."""
+        return not self._missing
 
-    def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        """Write the bytes of the next tensor, little-endian, C order."""
-        expected = self.tensors[self._written] if self._written < len(self.tensors) else None
-        if expected is None or expected.name != name:
-            due = "no tensor" if expected is None else repr(expected.name)
-            raise error("usage.argument", str(self.path), f"{due} is due, not {name!r}")
-        nbytes = memoryview(data).nbytes
-        if nbytes != expected.nbytes:
-            raise error("usage.argument", f"tensor {name!r}", f"{nbytes} bytes given, {expected.nbytes} are due")
-        self._file.write(data)
-        self._written += 1
+    def slot(self, name: str) -> Slot:
+        """The place of a tensor that has not been written yet."""
+        if name not in self._missing:
+            raise error("usage.argument", str(self.path), f"no tensor {name!r} is due")
+        return Slot(self, self._specs[name], self._offsets[name])
+
+    def write(self, name: str, data: ReadableBuffer) -> None:
+        """Write a whole tensor, little-endian, C order."""
+        slot = self.slot(name)
+        slot.write(data)
+        slot.close()
+
+    def copy_whole(self, source: SourceFile) -> bool:
+        """Have the kernel copy ``source``, if it begins as this file does; its tensors are then in their slots.
+
+        They count as written once their slots say ``keep``. False, and nothing done, where ``source`` is laid out in
+        another way.
+        """
+        if source.size != self._size or source.read_at(0, len(self._header)) != self._header:
+            return False
+        self.file.copy_at(0, source, 0, self._size)
+        if not self._has_header():
+            raise error("integrity.source-changed", str(source.path), "was changed while it was being copied")
+        return True
+
+    def count(self, name: str) -> None:
+        """Note that the tensor ``name`` is written; its slot calls this."""
+        with self._lock:
+            self._missing.discard(name)
 
     def close(self) -> None:
         """Force the file to disk and have the reference library open it; a second call does nothing."""
-        if self._file.closed:
+        if self.file.closed:
             return
         try:
-            if self._written < len(self.tensors):
-                due = self.tensors[self._written].name
-                raise error("output.failed", str(self.path), f"closed before tensor {due!r} was written")
-            self._file.finish()
+            if self._missing:
+                raise error("output.failed", str(self.path), f"closed before tensor {min(self._missing)!r} was written")
+            self.file.finish()
             self._require_readable()
         except BaseException:
             self._give_up()
             raise
+        self.read_back.close()
 
-    def _keep(self, header: bytes, expected: Callable[[str], bytes | None]) -> bool:
-        """Go on after the last tensor in a row that is there with the digest it must have; False without the header."""
-        if self._read(0, len(header)) != header:
-            return False
-        at = len(header)
-        for spec in self.tensors:
-            if spec.nbytes > os.fstat(self._file.fileno()).st_size - at:
-                break
-            digest = expected(spec.name)
-            if digest is None or sha256(self._read(at, spec.nbytes)) != digest:
-                break
-            at += spec.nbytes
-            self._written += 1
-        self._file.cut(at)
-        return True
-
-    def _read(self, offset: int, nbytes: int) -> bytearray:
-        """``nbytes`` of what is there, fewer where the file ends."""
-        data = bytearray(nbytes)
-        done = 0
-        with input_errors(self.path):
-            while done < nbytes:
-                count = os.preadv(self._file.fileno(), [memoryview(data)[done:]], offset + done)
-                if count == 0:
-                    break
-                done += count
-        del data[done:]
-        return data
+    def _has_header(self) -> bool:
+        nbytes = len(self._header)
+        return os.fstat(self.file.fileno()).st_size >= nbytes and self.read_back.read_at(0, nbytes) == self._header
 
     def _give_up(self) -> None:
-        if self._is_resumable:
-            self._file.close()
+        if hasattr(self, "read_back"):
+            self.read_back.close()
+        if self._is_kept:
+            self.file.close()
         else:
-            self._file.discard()
+            self.file.discard()
 
     def _require_readable(self) -> None:
         try:

@@ -28,7 +28,7 @@ making
 encoders
 coding
 reader writer
-ops.inspection ops.application
+ops.inspection ops.chain ops.application
 ops.validation ops.conversion
 torch_bridge
 opening
@@ -40,7 +40,7 @@ ONLY = {  # a third-party package -> the modules that may import it
     "msgpack": {"wire"},
     "jsonschema": {"ops.validation"},
     "safetensors": {"stores.shards"},
-    "threadpoolctl": {"ops.conversion"},
+    "threadpoolctl": {"ops.application", "ops.conversion"},
 }
 TYPING_ONLY = {"typing_extensions", "_typeshed"}
 
