@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from skillpack_format.ops.conversion import ConversionReport, convert
     from skillpack_format.ops.conversion import Options as ConvertOptions
     from skillpack_format.ops.inspection import InspectionReport, inspect
+    from skillpack_format.ops.slices import Applied, AppliedSlice, open_applied
     from skillpack_format.ops.validation import ValidationReport, validate
     from skillpack_format.reader import Pack, TensorInfo, open_pack
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # machinery that converts. A test holds the table, the imports and __all__ together.
 _HOMES = {
     "ApplicationReport": "ops.application",
+    "Applied": "ops.slices",
+    "AppliedSlice": "ops.slices",
     "ApplyOptions": "ops.application:Options",
     "ConversionReport": "ops.conversion",
     "ConvertOptions": "ops.conversion:Options",
@@ -45,6 +48,7 @@ _HOMES = {
     "apply": "ops.application",
     "convert": "ops.conversion",
     "inspect": "ops.inspection",
+    "open_applied": "ops.slices",
     "open_pack": "reader",
     "prove": "ops.application",
     "safe_open": "opening",
@@ -53,6 +57,8 @@ _HOMES = {
 
 __all__ = [
     "ApplicationReport",
+    "Applied",
+    "AppliedSlice",
     "ApplyOptions",
     "ConversionReport",
     "ConvertOptions",
@@ -65,6 +71,7 @@ __all__ = [
     "apply",
     "convert",
     "inspect",
+    "open_applied",
     "open_pack",
     "prove",
     "safe_open",

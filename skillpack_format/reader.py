@@ -17,7 +17,7 @@ from skillpack_format import wire
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.catalog import codec_named
 from skillpack_format.container import read_header
-from skillpack_format.contents import Content, Contents, load, plan, target_of
+from skillpack_format.contents import Content, Contents, load, load_run, plan, target_of
 from skillpack_format.digest import Bytes, TensorIdentity, sha256, sha256_of
 from skillpack_format.dtypes import Array
 from skillpack_format.encodings._base import Additive, Rewriting
@@ -229,6 +229,11 @@ class Pack:
             if any(self._read_data(before, extent.offset - before)):
                 raise error("framing.padding", content.where, "the padding before its segment is not zero")
             return load(content, extent, self._read_data)
+
+    def read_content_run(self, segment: int, run: slice) -> dict[str, Array]:
+        """The items ``run`` of every part of one content, unproved: see ``contents.load_run``."""
+        with located(str(self.path)):
+            return load_run(self.contents.all[segment], self.extents[segment], self._read_data, run)
 
     def require_unchanged(self) -> None:
         """integrity.source-changed when the file was written to since it was opened."""

@@ -21,7 +21,7 @@ from skillpack_format.catalog import encoding_named
 from skillpack_format.classes import class_of, module_of
 from skillpack_format.coding import CHUNK_BYTES
 from skillpack_format.contents import StoredContent, store_encoded, target_of
-from skillpack_format.digest import TensorIdentity, TensorKind, checkpoint_digest, sha256, sha256_of
+from skillpack_format.digest import TensorIdentity, checkpoint_digest, sha256, sha256_of
 from skillpack_format.dtypes import Array, dtype_named, float32_to_bits
 from skillpack_format.encodings import lowrank, sparse, ulp
 from skillpack_format.encodings._base import Encoded

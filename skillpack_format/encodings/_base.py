@@ -63,6 +63,15 @@ class Encoded:
     parts: dict[str, Array]
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some rows and columns of one matrix of a tensor's stack."""
+
+    matrix: int
+    rows: slice
+    cols: slice
+
+
 class Additive(Protocol):
     """An opened component that adds to the accumulator."""
 
@@ -86,6 +95,12 @@ class Encoding(Protocol):
     @property
     def name(self) -> str:
         """The word in the file; equals the module's name."""
+
+    @property
+    def locality(self) -> str:
+        """What a window of the result needs: ``elements``, those of every part in the window; ``window``, the open
+        component's ``crop``, which is the same component for the window as a matrix of its own; ``whole``, all of it.
+        """
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Any:
         """The component's parameters, checked against ``target``; manifest.parameter when one is out of range."""

@@ -45,6 +45,7 @@ class Adding:
 
 class Dense:
     name = "dense"
+    locality = "elements"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("dtype", "mode"), (), where)

@@ -7,12 +7,12 @@ float32 matrix product computes the sum exactly, in any order, on any device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.lazy_numpy import np
@@ -44,20 +44,33 @@ class OpenSlice:
 @dataclass(frozen=True, slots=True)
 class Adding:
     slices: tuple[OpenSlice, ...]
+    right: dict[int, list[DeviceArray]] = field(default_factory=dict)  # the factors V of the matrix last asked for
 
     def touched(self, block: Block) -> NDArray[np.int64] | None:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        for each in self.slices:
+        if block.matrix not in self.right:
+            self.right.clear()
+            self.right[block.matrix] = [bench.factor(each.v[block.matrix]) for each in self.slices]
+        for each, right in zip(self.slices, self.right[block.matrix], strict=True):
             left = bench.factor(np.ascontiguousarray(each.u[block.matrix, :, block.first : block.last].T))  # (rows, r)
-            product = bench.product(left, bench.factor(each.v[block.matrix]))  # (rows, cols)
+            product = bench.product(left, right)  # (rows, cols)
             product *= float(each.scales[block.matrix])  # exact: 24 + 24 bits
             acc += product
+
+    def crop(self, window: Window) -> Adding:
+        e = slice(window.matrix, window.matrix + 1)
+        return Adding(
+            tuple(
+                OpenSlice(each.scales[e], each.u[e, :, window.rows], each.v[e, :, window.cols]) for each in self.slices
+            )
+        )
 
 
 class Lowrank:
     name = "lowrank"
+    locality = "window"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("packing", "slices"), (), where)

@@ -35,6 +35,7 @@ class Rewriter:
 
 class Ulp:
     name = "ulp"
+    locality = "elements"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, (), (), where)

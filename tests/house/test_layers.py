@@ -28,7 +28,7 @@ making
 encoders
 coding
 reader writer
-ops.inspection ops.chain ops.application
+ops.inspection ops.chain ops.application ops.slices
 ops.validation ops.conversion
 torch_bridge
 opening

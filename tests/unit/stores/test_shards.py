@@ -243,12 +243,12 @@ def write_rest(path: Path) -> list[str]:
     """Go on with the file at ``path``; which tensors had to be written."""
     written = []
     with ShardWriter(path, THREE, {}, resume=True) as writer:
-        for name in DATA:
+        for name, data in DATA.items():
             slot = writer.slot(name)
             if slot.found() == DIGESTS[name]:
                 slot.keep()
             else:
-                slot.write(DATA[name])
+                slot.write(data)
                 written.append(name)
             slot.close()
     return written
@@ -305,9 +305,7 @@ def test_the_size_of_a_file_is_known_before_it_is_written(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("by_kernel", [True, False])
-def test_a_tensor_is_copied_from_another_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_kernel: bool
-) -> None:
+def test_a_tensor_is_copied_from_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_kernel: bool) -> None:
     if not by_kernel:
         monkeypatch.delattr(os, "copy_file_range", raising=False)
     (tmp_path / "source").write_bytes(b"...12345678...")
