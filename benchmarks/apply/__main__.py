@@ -108,7 +108,8 @@ def measure(folder: Path, found: dict[str, tuple[str, ...]], turns: int) -> tupl
                 del rows[name]
                 continue
             finally:
-                shutil.rmtree("made", ignore_errors=True)
+                for left in ("made", "made.cache"):
+                    shutil.rmtree(left, ignore_errors=True)
             copy = copy or taken
             rows[name].runs.append(taken)
             rows[name].copies.append(copy)

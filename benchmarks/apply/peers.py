@@ -90,7 +90,10 @@ def peers(python: Path, base: Path, adapter: Path, signs: Path, config: Path) ->
     mergekit = str(python.with_name("mergekit-yaml"))
     return [
         Peer("PEFT load, merge, save", (str(python), str(SCRIPTS / "with_peft.py"), str(base), str(adapter), "OUT")),
-        Peer("mergekit passthrough of base+adapter", (mergekit, str(config), "OUT", "--no-copy-tokenizer")),
+        Peer(
+            "mergekit passthrough of base+adapter",
+            (mergekit, str(config), "OUT", "--no-copy-tokenizer", "--lora-merge-cache", "OUT.cache"),
+        ),
         Peer("plain torch script", (sys.executable, str(SCRIPTS / "with_torch.py"), str(base), str(adapter), "OUT")),
         Peer("BitDelta load, save", (sys.executable, str(SCRIPTS / "with_bitdelta.py"), str(base), str(signs), "OUT")),
     ]
