@@ -74,15 +74,15 @@ def start_blocks(
 def make(start: Start, result: TensorKind, change: Change, bench: Bench, where: str) -> Array:
     """The result's bit patterns, flat. payload.nonfinite and payload.overflow name what cannot be added."""
     made = np.empty(start.bits.size, target_of(result).dtype.bit_pattern)
-    for items, bits in made_blocks(lambda items: start.bits[items], start.dtype, result, change, bench, where):
+    for items, bits in added_blocks(lambda items: start.bits[items], start.dtype, result, change, bench, where):
         made[items] = bits
-    return made
+    return made if change.rewriting is None else change.rewriting.rewrite(made, 0)
 
 
-def made_blocks(
+def added_blocks(
     read: Callable[[slice], Array], dtype: DType, result: TensorKind, change: Change, bench: Bench, where: str
 ) -> Iterator[tuple[slice, Array]]:
-    """The result in blocks: which elements, in order and without gap, and their bit patterns.
+    """START with what the additive components add, in blocks: which elements, without gap, and their bit patterns.
 
     ``read`` gives the bit patterns, of ``dtype``, of elements of START; it is asked for each block once, in order.
     """
@@ -93,8 +93,6 @@ def made_blocks(
         bits = source if dtype == target.dtype else convert_bits(source, dtype, target.dtype)
         if change.additive:
             bits = _add(source, dtype, bits, target.dtype, block, change.additive, bench, where)
-        if change.rewriting is not None:
-            bits = change.rewriting.rewrite(bits, block)
         yield block.items, bits
 
 

@@ -86,7 +86,9 @@ def commands(folder: Path, *, with_peers: bool) -> tuple[dict[str, tuple[str, ..
     python, remark = peers.install(folder.parent.parent / "peers")
     if python is None:
         return found, f"skipped: {remark}"
-    for peer in peers.peers(python, folder / "base", folder / "adapter", folder / "signs.safetensors", folder / "m.yml"):
+    for peer in peers.peers(
+        python, folder / "base", folder / "adapter", folder / "signs.safetensors", folder / "m.yml"
+    ):
         found[peer.name] = peer.command
     return found, remark
 

@@ -85,8 +85,12 @@ class Additive(Protocol):
 class Rewriting(Protocol):
     """An opened component that works on bit patterns."""
 
-    def rewrite(self, bits: Array, block: Block) -> Array:
-        """The new bit patterns of a flat block, from the present ones."""
+    @property
+    def span(self) -> int:
+        """Elements that must be rewritten together: a run begins at a multiple of it and ends at one or at the end."""
+
+    def rewrite(self, bits: Array, first: int) -> Array:
+        """The new bit patterns of the run of elements from ``first`` on, from the present ones ``bits``, flat."""
 
 
 class Encoding(Protocol):
@@ -96,17 +100,17 @@ class Encoding(Protocol):
     def name(self) -> str:
         """The word in the file; equals the module's name."""
 
-    @property
-    def locality(self) -> str:
-        """What a window of the result needs: ``elements``, those of every part in the window; ``window``, the open
-        component's ``crop``, which is the same component for the window as a matrix of its own; ``whole``, all of it.
-        """
-
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Any:
         """The component's parameters, checked against ``target``; manifest.parameter when one is out of range."""
 
     def adds(self, params: Any) -> bool:
         """Whether the component is additive; otherwise it rewrites."""
+
+    def span(self, params: Any) -> int | None:
+        """How many elements of the result need each other's items: 1 where every part has an item an element and each
+        needs its own, n where runs of n elements are mixed. None where parts are of another kind; then the component,
+        once open, has ``crop(window)``, which is the same component for the window as a matrix of its own.
+        """
 
     def parts(self, params: Any, target: Target) -> tuple[PartSpec, ...]:
         """Every part and its size, in stored order."""

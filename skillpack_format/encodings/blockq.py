@@ -59,7 +59,6 @@ class Adding:
 
 class Blockq:
     name = "blockq"
-    locality = "window"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("bits", "group", "packing", "scale"), ("zero",), where)
@@ -72,6 +71,9 @@ class Blockq:
 
     def adds(self, params: Params) -> bool:
         return True
+
+    def span(self, params: Params) -> int | None:
+        return None
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid

@@ -28,8 +28,10 @@ class Params:
 class Replacing:
     values: Array  # (numel,) bit patterns
 
-    def rewrite(self, bits: Array, block: Block) -> Array:
-        return self.values[block.items]
+    span = 1
+
+    def rewrite(self, bits: Array, first: int) -> Array:
+        return self.values[first : first + bits.size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,6 @@ class Adding:
 
 class Dense:
     name = "dense"
-    locality = "elements"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("dtype", "mode"), (), where)
@@ -59,6 +60,9 @@ class Dense:
 
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
+
+    def span(self, params: Params) -> int | None:
+        return 1
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         width = params.dtype.itemsize or 1  # sub-byte types are carried as the bytes they fill

@@ -74,7 +74,6 @@ class Adding:
 
 class Factors:
     name = "factors"
-    locality = "window"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
         require_keys(plain, ("bands", "group", "packing", "scale"), (), where)
@@ -91,6 +90,9 @@ class Factors:
 
     def adds(self, params: Params) -> bool:
         return True
+
+    def span(self, params: Params) -> int | None:
+        return None
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid

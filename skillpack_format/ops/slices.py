@@ -84,7 +84,7 @@ class AppliedSlice:
 
     Indexing reads of the base the bytes of the part, and of the pack what the part needs: of ``dense`` and ``ulp`` the
     chunks from its first to its last element (of some columns that is all of them), of the other encodings the whole
-    contents, which are small beside the tensor.
+    contents, which are small beside the tensor. Sorted ``ulp`` (ulp.sort) needs base and steps of whole spans.
 
     What it proves: base and pack fit by names, dtypes and shapes; every chunk read has its CRC-32, every content read
     whole its digest. What it cannot prove: that the part is the result's, or that the base tensor is the right one,
@@ -122,7 +122,7 @@ class AppliedSlice:
         if len(given) > len(shape) or not all(map(_is_plain, given)):
             raise error("usage.argument", self._where, f"{len(shape)} slices of step 1 are taken, not {index!r}")
         whole = (*given, *(slice(None) for _ in shape[len(given) :]))
-        if any(each.encoding.locality == "whole" for each in self._components()):
+        if self._mixed() is not None and len(self._components()) > 1:
             data = b"".join(self._chain.blocks(self._name))
             return np.frombuffer(data, dtype_named(self._kind.dtype).bit_pattern).reshape(shape)[whole]
         ranges = [range(*each.indices(size)) for each, size in zip(whole, shape, strict=True)]
@@ -144,13 +144,29 @@ class AppliedSlice:
 
     def _make(self, window: Window) -> Array:
         """The result's bits in a window, flat."""
-        kind = TensorKind(self._kind.dtype, (window.rows.stop - window.rows.start, _width(window)))
-        opened = [self._open(each, window) for each in self._components()]
-        rewriting = opened.pop() if opened and not self._components()[-1].adds else None
-        change = Change(opened, rewriting)
-        return make(self._start(window), kind, change, NUMPY_BENCH, self._where)
+        grid = Grid.of(self._kind.shape)
+        span = self._mixed()
+        if span is not None:  # as a window of a tensor of one row: the whole runs that have elements in this window
+            run = _run(grid, window)
+            first, last = run.start // span * span, min(-(-run.stop // span) * span, grid.items)
+            made = self._made_in(Grid(1, 1, grid.items), Window(0, slice(0, 1), slice(first, last)))
+            return _cropped(made[run.start - first : run.stop - first], grid, window)
+        return self._made_in(grid, window)
 
-    def _start(self, window: Window) -> Start:
+    def _made_in(self, grid: Grid, window: Window) -> Array:
+        """The result's bits in a window of the tensor seen as ``grid``, flat."""
+        kind = TensorKind(self._kind.dtype, (window.rows.stop - window.rows.start, _width(window)))
+        opened = [self._open(each, grid, window) for each in self._components()]
+        rewriting = opened.pop() if opened and not self._components()[-1].adds else None
+        return make(self._start(grid, window), kind, Change(opened, rewriting), NUMPY_BENCH, self._where)
+
+    def _mixed(self) -> int | None:
+        """How many elements the rewriting component mixes, None where it mixes none."""
+        last = self._components()[-1:]
+        span = last[0].encoding.span(last[0].params) if last else None
+        return span if span is not None and span > 1 else None
+
+    def _start(self, grid: Grid, window: Window) -> Start:
         """START in a window, from the base's bytes in that window alone."""
         base = None if self._base is None else kind_of(self._chain.checkpoint.specs[self._base])
         height, width = window.rows.stop - window.rows.start, _width(window)
@@ -162,7 +178,7 @@ class AppliedSlice:
         bits = np.zeros(height * width, dtype.bit_pattern)
         view = bits.view(np.uint8).data
         available = numel(base.shape)
-        for at, (first, last) in _runs(Grid.of(self._kind.shape), window):
+        for at, (first, last) in _runs(grid, window):
             count = max(min(last, available) - first, 0)  # rows that the base does not have stay zero
             start = at * dtype.itemsize
             source.read_into(view[start : start + count * dtype.itemsize], offset + first * dtype.itemsize)
@@ -171,20 +187,19 @@ class AppliedSlice:
     def _components(self) -> tuple[PlannedComponent, ...]:
         return self._made[0].contents.components[self._made[1].name] if self._made else ()
 
-    def _open(self, planned: PlannedComponent, window: Window) -> Any:
+    def _open(self, planned: PlannedComponent, grid: Grid, window: Window) -> Any:
         """A component, open for the window as a matrix of its own."""
         pack, encoding = self._chain.packs[0], planned.encoding
-        content = pack.contents.all[planned.segment]
-        if encoding.locality == "elements":
-            run, cropped = _run(Grid.of(self._kind.shape), window), {}
-            for name, items in pack.read_content_run(planned.segment, run).items():
-                cropped[name] = _cropped(items, Grid.of(self._kind.shape), window)
-            target = Target(dtype_named(self._kind.dtype), (window.rows.stop - window.rows.start, _width(window)))
-            return encoding.open(planned.params, target, cropped, content.where)
-        if planned.segment not in self._opened:
-            parts = pack.read_content(planned.segment)
-            self._opened[planned.segment] = encoding.open(planned.params, target_of(self._kind), parts, content.where)
-        return self._opened[planned.segment].crop(window)
+        where = pack.contents.all[planned.segment].where
+        if encoding.span(planned.params) is None:
+            if planned.segment not in self._opened:
+                parts = pack.read_content(planned.segment)
+                self._opened[planned.segment] = encoding.open(planned.params, target_of(self._kind), parts, where)
+            return self._opened[planned.segment].crop(window)
+        read = pack.read_content_run(planned.segment, _run(grid, window))
+        parts = {name: _cropped(items, grid, window) for name, items in read.items()}
+        target = Target(dtype_named(self._kind.dtype), (window.rows.stop - window.rows.start, _width(window)))
+        return encoding.open(planned.params, target, parts, where)
 
 
 def open_applied(base: str | Path, pack: str | Path, limits: Limits = DEFAULT_LIMITS) -> Applied:

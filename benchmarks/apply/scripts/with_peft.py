@@ -1,6 +1,6 @@
 """What the documentation of PEFT says: load the model, load the adapter, merge, save.
 
-    python with_peft.py BASE ADAPTER OUT
+python with_peft.py BASE ADAPTER OUT
 """
 
 from __future__ import annotations

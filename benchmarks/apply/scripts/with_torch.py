@@ -1,6 +1,6 @@
 """A plain script: every shard loaded, the products of an adapter's factors added in float32, every shard saved.
 
-    python with_torch.py BASE ADAPTER OUT
+python with_torch.py BASE ADAPTER OUT
 """
 
 from __future__ import annotations
