@@ -290,6 +290,7 @@ def _publish_file(partial: Path, path: Path, *, overwrite: bool, replaced_mode: 
     if overwrite:
         if replaced_mode is not None:
             partial.chmod(replaced_mode)
+            _fsync_path(partial)  # or a power failure could publish the private mode it had until here
         os.replace(partial, path)
     elif not _rename_with(RENAME_NOREPLACE, partial, path):
         os.link(partial, path)  # refuses an existing name too, where the file system knows hard links

@@ -149,14 +149,14 @@ static int note_paths(int kind, int64_t number, int from, const char *a, int to,
 
 /* ---- opening and closing */
 
-static int opened(int what, int fd, int folder, const char *path, int flags) {
+static int opened(int what, int fd, int folder, const char *path, int flags, mode_t access) {
     int kept = errno;
     if (fd >= 0 && fd < MAX_FDS) {
         static char whole[2 * PATH_MAX];
         is_ours[fd] = 1;
         if (trace >= 0) {
             absolute(folder, path, whole);
-            note(OPEN, fd, flags, whole, (uint32_t)strlen(whole), 0, 0);
+            note(OPEN, fd, flags | (int64_t)access << 32, whole, (uint32_t)strlen(whole), 0, 0);
         }
     }
     die_if(what);
@@ -172,7 +172,7 @@ static int opened(int what, int fd, int folder, const char *path, int flags) {
     if (!path_is_ours(folder, path)) return real_call; \
     int what = meet(OPEN); \
     if (what == -1) return -1; \
-    return opened(what, real_call, folder, path, flags)
+    return opened(what, real_call, folder, path, flags, access)
 
 int open(const char *path, int flags, ...) {
     REAL(int, "open", const char *, int, ...);
@@ -343,11 +343,13 @@ int unlinkat(int folder, const char *path, int flags) {
 }
 int mkdir(const char *path, mode_t access) {
     REAL(int, "mkdir", const char *, mode_t);
-    PATH_CALL(MKDIR, path_is_ours(AT_FDCWD, path), real(path, access), note_paths(MKDIR, 0, AT_FDCWD, path, 0, 0));
+    PATH_CALL(MKDIR, path_is_ours(AT_FDCWD, path), real(path, access),
+              note_paths(MKDIR, access, AT_FDCWD, path, 0, 0));
 }
 int mkdirat(int folder, const char *path, mode_t access) {
     REAL(int, "mkdirat", int, const char *, mode_t);
-    PATH_CALL(MKDIR, path_is_ours(folder, path), real(folder, path, access), note_paths(MKDIR, 0, folder, path, 0, 0));
+    PATH_CALL(MKDIR, path_is_ours(folder, path), real(folder, path, access),
+              note_paths(MKDIR, access, folder, path, 0, 0));
 }
 int rmdir(const char *path) {
     REAL(int, "rmdir", const char *);
@@ -355,7 +357,8 @@ int rmdir(const char *path) {
 }
 int chmod(const char *path, mode_t access) {
     REAL(int, "chmod", const char *, mode_t);
-    PATH_CALL(CHMOD, path_is_ours(AT_FDCWD, path), real(path, access), (void)0);
+    PATH_CALL(CHMOD, path_is_ours(AT_FDCWD, path), real(path, access),
+              note_paths(CHMOD, access, AT_FDCWD, path, 0, 0));
 }
 
 /* ---- looking */
