@@ -22,6 +22,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.reliability import bases as bases_room
+from benchmarks.reliability import damage as damage_room
+from benchmarks.reliability import faults as faults_room
+from benchmarks.reliability import memory as memory_room
+from benchmarks.reliability import powerloss as powerloss_room
+from benchmarks.reliability import races as races_room
+from benchmarks.reliability import shim
 from benchmarks.results import report
 
 RESULTS: Final = report.FOLDER / "reliability.json"
@@ -37,9 +44,7 @@ class Part:
 
 
 def faults(root: Path, count: int | None) -> Part:
-    from benchmarks.reliability import faults as room
-
-    tally, total = room.run(count, root, progress("faults"))
+    tally, total = faults_room.run(count, root, progress("faults"))
     return Part(
         [
             ["fault points that there are", f"{total:,}"],
@@ -55,9 +60,7 @@ def faults(root: Path, count: int | None) -> Part:
 
 
 def powerloss(root: Path, count: int | None) -> Part:
-    from benchmarks.reliability import powerloss as room
-
-    tally = room.run(count or 400, 400, root, progress("powerloss"))
+    tally = powerloss_room.run(count or 400, 400, root, progress("powerloss"))
     return Part(
         [
             ["states of the disk", f"{tally.states:,}"],
@@ -72,9 +75,7 @@ def powerloss(root: Path, count: int | None) -> Part:
 
 
 def races(root: Path, count: int | None) -> Part:
-    from benchmarks.reliability import races as room
-
-    tally = room.run(count or 1000, root, progress("races"))
+    tally = races_room.run(count or 1000, root, progress("races"))
     return Part(
         [
             ["races", f"{tally.races:,}"],
@@ -88,9 +89,7 @@ def races(root: Path, count: int | None) -> Part:
 
 
 def damage(root: Path, count: int | None) -> Part:
-    from benchmarks.reliability import damage as room
-
-    tally = room.run(root, 1 if count is None else count / 1_000_000, progress("damage"))
+    tally = damage_room.run(root, 1 if count is None else count / 1_000_000, progress("damage"))
     return Part(
         [
             ["packs of the corpus", f"{tally.packs:,}, {tally.nbytes:,} bytes"],
@@ -104,9 +103,7 @@ def damage(root: Path, count: int | None) -> Part:
 
 
 def bases(root: Path, count: int | None) -> Part:
-    from benchmarks.reliability import bases as room
-
-    tally = room.run(count or 10_000, root, progress("bases"))
+    tally = bases_room.run(count or 10_000, root, progress("bases"))
     return Part(
         [
             ["bases with one changed bit", f"{tally.tried:,}"],
@@ -119,15 +116,15 @@ def bases(root: Path, count: int | None) -> Part:
 
 
 def memory(root: Path, count: int | None) -> Part:
-    from benchmarks.reliability import memory as room
-
-    figures = room.run(root, progress("memory"))
+    figures = memory_room.run(root, progress("memory"))
     return Part(
         [
             *([f"{each.times}x the model, {each.nbytes >> 20} MiB", f"peak {each.peak >> 20} MiB"] for each in figures),
-            ["largest over smallest peak", f"{room.spread(figures):.3f}"],
+            ["largest over smallest peak", f"{memory_room.spread(figures):.3f}"],
         ],
-        [] if room.spread(figures) <= room.ALLOWED_SPREAD else ["peak memory grows with the size of the model"],
+        []
+        if memory_room.spread(figures) <= memory_room.ALLOWED_SPREAD
+        else ["peak memory grows with the size of the model"],
     )
 
 
@@ -215,15 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options.parts or list(PARTS)
     if unknown := [each for each in chosen if each not in PARTS]:
         parser.error(f"no such part: {', '.join(unknown)}")
-    from benchmarks.reliability import shim
-
     if any(name in UNDER_THE_SHIM for name in chosen) and not shim.Shim.is_loaded():
         if reason := shim.why_not():
             print(f"without faults and powerloss: {reason}")
             chosen = [name for name in chosen if name not in UNDER_THE_SHIM]
         else:
             shim.restart_under(shim.build(Path(tempfile.mkdtemp())))
-    return 0 if all([run_part(name, options.count) for name in chosen]) else 1
+    kept = [run_part(name, options.count) for name in chosen]
+    return 0 if all(kept) else 1
 
 
 if __name__ == "__main__":

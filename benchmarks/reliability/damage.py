@@ -1,7 +1,7 @@
 """Every accepted pack of the conformance corpus, damaged in every small way: all of it must be refused, with a code.
 
-Each bit flipped, each length cut, each byte taken out, a byte put in at each place, and each two neighbouring sectors of
-512 bytes exchanged. Packs above LARGE bytes are damaged at SAMPLE places of each kind.
+Each bit flipped, each length cut, each byte taken out, a byte put in at each place, and each two neighbouring sectors
+of 512 bytes exchanged. Packs above LARGE bytes are damaged at SAMPLE places of each kind.
 """
 
 from __future__ import annotations

@@ -1,24 +1,20 @@
-"""Every system call of ``convert`` and ``apply`` goes wrong in every way it can, one at a time, and then the command runs again.
+"""Every call of ``convert`` and ``apply`` goes wrong in every way it can, one at a time, and the command runs again.
 
 After each fault the output is completely old or completely new, the exit status is a documented one, no traceback is
-shown, and no input was touched. The command run again without a fault gives what an undisturbed run gives, byte by byte.
+shown, and no input was touched. The command again, without a fault, gives what an undisturbed run gives, byte by byte.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import random
-import shutil
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.reliability.scenes import DOCUMENTED, Scene, Stage, leftovers, tree
+from benchmarks.reliability.scenes import DOCUMENTED, Ended, Scene, Stage, Tree, leftovers, tree
 
 ERRNOS: Final = {
     "open": ["EACCES", "EIO", "EMFILE", "ENOSPC"],
@@ -39,6 +35,7 @@ ERRNOS: Final = {
     "space": ["EIO"],
 }
 HARMLESS: Final = {("read", "fail", "EINTR"), ("write", "fail", "EINTR"), ("lock", "fail", "EINTR")}
+CALLS_OF_REMOVING: Final = ("unlink", "rmdir", "list", "stat", "open", "close", "rename")
 KILLS: Final = ("kill-before", "kill-after", "kill-torn")
 
 
@@ -86,54 +83,47 @@ def points_of(scene: Scene, calls: list[str]) -> Iterator[Point]:
 def try_point(stage: Stage, scene: Scene, point: Point, tally: Tally) -> None:
     """One fault, and the run after it."""
     stage.reset(scene)
+    before = leftovers(stage.box)
     number = getattr(errno, point.number) if point.number else 0
     ended = stage.run(scene.arguments, point.nth, point.mode, number)
+    found = tree(stage.box / scene.output)
     tally.points += 1
     tally.calls[point.call] += 1
     tally.ends["killed" if ended.status < 0 else str(ended.status)] += 1
-
-    def complain(what: str) -> None:
-        tally.bad.append(f"{point}: {what}: {ended.status} {ended.said.strip()[-300:]!r} {leftovers(stage.box)}")
-
-    found = tree(stage.box / scene.output)
-    if found not in (scene.old, scene.new):
-        complain("neither old nor new")
-    if ended.status >= 0 and ended.status not in DOCUMENTED:
-        complain("undocumented exit status")
-    if ended.status < 0 and point.mode not in KILLS:
-        complain("killed")
-    if "Traceback" in ended.said:
-        complain("traceback")
-    if ended.status == 0 and found != scene.new:
-        complain("success without the new content")
-    if point.mode == "short" or (point.call, point.mode, point.number) in HARMLESS:
-        if ended.status != 0:
-            complain("a harmless event was not survived")
+    broken = list(broken_promises(scene, point, ended, found))
     if not stage.inputs_are_untouched():
-        complain("an input was touched")
-    _complain_of_leftovers(stage, scene, point, ended.status, ended.said, complain)
-    if not scene.writes:
-        return
-    if found == scene.new and "--force" not in scene.arguments:
-        return  # it is done: the same command would rightly refuse to do it again
-    again = stage.run(scene.arguments)
-    tally.resumed += 1
-    if again.status != 0 or tree(stage.box / scene.output) != scene.new:
-        complain(f"the run after it ended with {again.status} {again.said.strip()!r}")
-    if leftovers(stage.box):
-        complain(f"the run after it left {leftovers(stage.box)}")
+        broken.append("an input was touched")
+    unnamed = [name for name in leftovers(stage.box) if name not in ended.said and name not in before]
+    if unnamed and must_name_what_it_leaves(point, ended):
+        broken.append(f"left {unnamed} without a word")
+    if scene.writes and not (found == scene.new and "--force" not in scene.arguments):  # done is done: it would refuse
+        again = stage.run(scene.arguments)
+        tally.resumed += 1
+        if again.status != 0 or tree(stage.box / scene.output) != scene.new or leftovers(stage.box):
+            broken.append(f"the run after it: {again.status} {again.said.strip()!r} {leftovers(stage.box)}")
+    tally.bad += [f"{point}: {each}: {ended.status} {ended.said.strip()[-300:]!r}" for each in broken]
 
 
-def _complain_of_leftovers(stage, scene, point, status, said, complain) -> None:
-    """What may lie beside the output: after a kill anything; otherwise only what is named, or could not be removed."""
-    left = leftovers(stage.box)
-    if not left or status < 0:
-        return
-    if status == 0 and point.call in ("unlink", "rmdir", "list", "stat", "open", "close", "rename"):
-        return  # removing what is not needed any more is not worth failing for
-    unnamed = [name for name in left if name not in said]
-    if unnamed and point.mode == "fail" and point.call not in ("unlink", "rmdir", "list", "stat", "open", "close"):
-        complain("left something without a word")
+def broken_promises(scene: Scene, point: Point, ended: Ended, found: Tree | None) -> Iterator[str]:
+    """What a run with a fault did that it must not do."""
+    if found not in (scene.old, scene.new):
+        yield "neither old nor new"
+    if ended.status >= 0 and ended.status not in DOCUMENTED:
+        yield "undocumented exit status"
+    if ended.status < 0 and point.mode not in KILLS:
+        yield "killed"
+    if "Traceback" in ended.said:
+        yield "traceback"
+    if ended.status == 0 and found != scene.new:
+        yield "success without the new content"
+    is_harmless = point.mode == "short" or (point.call, point.mode, point.number) in HARMLESS
+    if is_harmless and ended.status != 0:
+        yield "a harmless event was not survived"
+
+
+def must_name_what_it_leaves(point: Point, ended: Ended) -> bool:
+    """Whether anything left beside the output must be named: not by a killed run, nor where removing it went wrong."""
+    return ended.status >= 0 and point.mode == "fail" and point.call not in CALLS_OF_REMOVING
 
 
 def sample(points: list[Point], count: int | None, seed: int = 1) -> list[Point]:
@@ -143,7 +133,9 @@ def sample(points: list[Point], count: int | None, seed: int = 1) -> list[Point]
     return random.Random(seed).sample(points, count)
 
 
-def run(count: int | None, root: Path, progress=lambda done, total: None) -> tuple[Tally, int]:
+def run(
+    count: int | None, root: Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Tally, int]:
     """Try ``count`` points, or all; returns the tally and how many points there are."""
     stage = Stage(root)
     scenes = {scene.name: scene for scene in stage.scenes()}

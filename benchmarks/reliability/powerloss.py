@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import shutil
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -121,33 +120,42 @@ class Disk:
     def happen(self, event: Event) -> None:
         """Take one more event into what may be on disk."""
         self.moment += 1
-        first, second = os.fsdecode(event.first), os.fsdecode(event.second)
+        path = os.fsdecode(event.first)
         if event.call == "open":
-            self._open(event, first)
+            self._open(event, path)
         elif event.call == "close":
             self.open.pop(event.descriptor, None)
         elif event.call in ("write", "truncate", "fsync"):
-            node = self.nodes[self.open[event.descriptor]] if event.descriptor in self.open else None
-            if node is None:
-                return
-            if event.call == "fsync":
-                self._sync(node)
-            else:
-                assert isinstance(node, File)
-                node.pending.append((event.call, event.number, event.first))
-        elif event.call == "chmod" and (found := self._find(first)) is not None:
-            node = self.nodes[found]
-            if isinstance(node, File):
-                node.pending.append(("chmod", event.number, b""))
-            else:
-                node.pending_mode = event.number
+            self._to_file(event)
+        elif event.call == "chmod":
+            self._chmod(event, path)
         elif event.call in ("rename", "link"):
-            self._rename(event, first, second)
-        elif event.call == "mkdir" and self._folder_of(first) is not None:
+            self._rename(event, path, os.fsdecode(event.second))
+        elif event.call == "mkdir":
             self.nodes.append(Folder(mode=event.number & ~UMASK))
-            self._change(first, {os.path.basename(first): len(self.nodes) - 1})
+            self._change(path, {os.path.basename(path): len(self.nodes) - 1})
         elif event.call in ("unlink", "rmdir"):
-            self._change(first, {os.path.basename(first): None})
+            self._change(path, {os.path.basename(path): None})
+
+    def _to_file(self, event: Event) -> None:
+        if event.descriptor not in self.open:
+            return
+        node = self.nodes[self.open[event.descriptor]]
+        if event.call == "fsync":
+            self._sync(node)
+        else:
+            assert isinstance(node, File)
+            node.pending.append((event.call, event.number, event.first))
+
+    def _chmod(self, event: Event, path: str) -> None:
+        found = self._find(path)
+        if found is None:
+            return
+        node = self.nodes[found]
+        if isinstance(node, File):
+            node.pending.append(("chmod", event.number, b""))
+        else:
+            node.pending_mode = event.number
 
     def _open(self, event: Event, path: str) -> None:
         flags, mode = event.number & 0xFFFFFFFF, event.number >> 32
@@ -383,5 +391,4 @@ def run(
     for index, scene in enumerate(scenes):
         lose_power(stage, scene, trace(stage, scene), per_moment, recoveries, tally)
         progress(index + 1, len(scenes))
-    shutil.rmtree(root, ignore_errors=True)
     return tally

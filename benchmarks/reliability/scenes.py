@@ -37,7 +37,7 @@ DOCUMENTED: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 130, 141})  # spec/errors.md
 
 @dataclass(frozen=True)
 class Scene:
-    """A command, and what its output holds before (``old``, None for nothing) and after an undisturbed run (``new``)."""
+    """A command, and what its output holds before it (``old``, None for nothing) and after an undisturbed run."""
 
     name: str
     arguments: tuple[str, ...]

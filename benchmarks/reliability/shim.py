@@ -38,7 +38,7 @@ def build(folder: Path) -> Path:
 def restart_under(library: Path) -> NoReturn:
     """Start this very program again with the shim before the C library."""
     environment = {**os.environ, "LD_PRELOAD": str(library), LIBRARY_VARIABLE: str(library), "OMP_NUM_THREADS": "1"}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - it is this program
 
 
 class Shim:
