@@ -74,7 +74,7 @@ def refuse(path: Path, kind: str, what: str, tally: Tally) -> None:
     except SkillPackError as found:
         text = str(found)
         tally.codes[found.code] += 1
-        if found.code not in CODES or len(text) > 500 or not all(" " <= each <= "~" for each in text):
+        if found.code not in CODES or len(text) > 500 or not (text.isascii() and text.isprintable()):
             tally.bad.append(f"{what}: {text!r}")
     except Exception as found:  # noqa: BLE001 - any other exception is what this looks for
         tally.bad.append(f"{what}: {found!r}")

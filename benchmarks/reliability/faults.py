@@ -10,6 +10,7 @@ import errno
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -127,16 +128,14 @@ def must_name_what_it_leaves(point: Point, ended: Ended) -> bool:
 
 
 def sample(points: list[Point], count: int | None, seed: int = 1) -> list[Point]:
-    """``count`` points, spread over scenes, calls and modes by chance; all of them for None."""
-    if count is None or count >= len(points):
-        return points
-    return random.Random(seed).sample(points, count)
+    """``count`` points, or all for None, in an order of chance, so that a run that is stopped is a fair sample."""
+    return random.Random(seed).sample(points, min(count or len(points), len(points)))
 
 
 def run(
     count: int | None, root: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Tally, int]:
-    """Try ``count`` points, or all; returns the tally and how many points there are."""
+    """Try ``count`` points, or all, or as many as there are until Ctrl-C; returns the tally and how many there are."""
     stage = Stage(root)
     scenes = {scene.name: scene for scene in stage.scenes()}
     points: list[Point] = []
@@ -145,7 +144,8 @@ def run(
         points += points_of(scene, stage.run(scene.arguments).calls)
     tally = Tally()
     chosen = sample(points, count)
-    for index, point in enumerate(chosen):
-        try_point(stage, scenes[point.scene], point, tally)
-        progress(index + 1, len(chosen))
+    with suppress(KeyboardInterrupt):
+        for index, point in enumerate(chosen):
+            try_point(stage, scenes[point.scene], point, tally)
+            progress(index + 1, len(chosen))
     return tally, len(points)

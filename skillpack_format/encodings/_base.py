@@ -93,6 +93,9 @@ class Encoding(Protocol):
     def adds(self, params: Any) -> bool:
         """Whether the component is additive; otherwise it rewrites."""
 
+    def terms(self, params: Any) -> int:
+        """How many products are summed for one element of the tensor; 0 for an encoding that multiplies no matrices."""
+
     def parts(self, params: Any, target: Target) -> tuple[PartSpec, ...]:
         """Every part and its size, in stored order."""
 

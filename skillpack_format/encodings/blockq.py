@@ -65,6 +65,9 @@ class Blockq:
     def adds(self, params: Params) -> bool:
         return True
 
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         scales = grid.stack * grid.rows * params.groups(grid.cols)

@@ -87,6 +87,9 @@ class Factors:
     def adds(self, params: Params) -> bool:
         return True
 
+    def terms(self, params: Params) -> int:
+        return sum(band.rank for band in params.bands)
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         found: list[PartSpec] = []

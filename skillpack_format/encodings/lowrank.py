@@ -71,6 +71,9 @@ class Lowrank:
     def adds(self, params: Params) -> bool:
         return True
 
+    def terms(self, params: Params) -> int:
+        return sum(each.rank for each in params.slices)
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         found: list[PartSpec] = []

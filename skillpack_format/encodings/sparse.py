@@ -90,6 +90,9 @@ class Sparse:
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
 
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         if params.index == "bitmap":
             index = PartSpec("index", 1, (target.numel + 7) // 8)

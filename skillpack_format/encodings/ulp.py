@@ -47,6 +47,9 @@ class Ulp:
     def adds(self, params: Params) -> bool:
         return False
 
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         return (PartSpec("diff", target.dtype.itemsize, target.numel),)
 
