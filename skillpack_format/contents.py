@@ -106,6 +106,7 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
     target = target_of(entry.result.kind)
     planned: list[PlannedComponent] = []
     contents: list[Content] = []
+    products = 0
     for index, component in enumerate(entry.components):
         place = f"{where} component {index}"
         encoding = encoding_named(component.encoding, place)
@@ -114,6 +115,8 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
         content = Content(f"{place} ({encoding.name})", encoding.parts(params, target), component.sha256)
         limits.require("tensor_bytes", sum(part.nbytes for part in content.parts), place)
         contents.append(content)
+        products += target.numel * encoding.terms(params)
+    limits.require("tensor_products", products, where)
     _check_stack(entry, planned, target, where)
     return tuple(planned), contents
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from skillpack_format.errors import error
+from skillpack_format.errors import SkillPackError, error
 from skillpack_format.locks import beside, output_errors, require_place
 from skillpack_format.sources import READ_FLAGS, SourceFile
 
@@ -163,12 +163,12 @@ def atomic_folder(path: Path, *, overwrite: bool, resume: Collection[str] = ()) 
     with such names an interruption keeps it. An existing folder is exchanged in one step and then removed. Where the
     system cannot exchange (``_exchange``), a moment without a folder at ``path`` remains.
     """
-    _undo_exchange(path)
+    _end_exchange(path)
     replaced_mode = _require_target(path, overwrite=overwrite, kind="folder")
-    partial = beside(path, "partial")
+    partial, exchanged = beside(path, "partial"), beside(path, "exchanged")
     with output_errors(path):
         _start_folder(partial, is_private=replaced_mode is not None, kept=resume)
-    with _gone_on_failure(partial, resume=bool(resume)):
+    with _gone_on_failure(partial, exchanged, resume=bool(resume)):
         yield partial
         with output_errors(path):
             if replaced_mode is not None:
@@ -177,10 +177,11 @@ def atomic_folder(path: Path, *, overwrite: bool, resume: Collection[str] = ()) 
             if replaced_mode is None:
                 _rename_new_folder(partial, path)
             else:
-                _exchange(partial, path)
+                os.rename(partial, exchanged)  # so that what is replaced never has the name of what can be gone on with
+                _exchange(exchanged, path)
     with output_errors(path, "is in place, but may not survive a power failure"):
         _fsync_folder(path.parent)  # when this fails, the folder replaced stays: a crash may bring its name back
-    _remove(partial)  # the folder replaced
+    _remove(exchanged)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -237,13 +238,21 @@ def require_not_input(output: Path, inputs: Iterable[Path]) -> None:
     The files in an input folder count as inputs, wherever they lead; so do all of them against the names that work
     on ``output`` has beside it.
     """
-    places = [(each, _identity(each), _identities_upwards(each)) for path in inputs for each in (path, *_entries(path))]
-    for written in (output, *(beside(output, what) for what in ("partial", "journal", "lock", "old"))):
-        real, identity, above_written = os.path.realpath(written), _identity(written), _identities_upwards(written)
-        for path, its_identity, above_it in places:
-            if os.path.realpath(path) == real or its_identity in above_written or identity in above_it:
-                message = f"is, holds or lies in the input {path}, which is never written"
-                raise error("output.alias", str(output), message)
+    written = [output, *(beside(output, what) for what in ("partial", "journal", "lock", "exchanged", "old"))]
+    real, identities = {os.path.realpath(each) for each in written}, {_identity(each) for each in written} - {None}
+    above_output = _identities_upwards(output)
+    for path in inputs:
+        above_input = _identities_upwards(path)
+        if os.path.realpath(path) in real or _identity(path) in above_output or above_input & identities:
+            raise _alias(output, path)
+        for entry in _entries(path):
+            above_entry = _identities_upwards(entry) if entry.is_symlink() else {_identity(entry)}
+            if above_entry & identities:
+                raise _alias(output, entry)
+
+
+def _alias(output: Path, path: Path) -> SkillPackError:
+    return error("output.alias", str(output), f"is, holds or lies in the input {path}, which is never written")
 
 
 def _require_target(path: Path, *, overwrite: bool, kind: str) -> int | None:
@@ -263,17 +272,16 @@ def _require_target(path: Path, *, overwrite: bool, kind: str) -> int | None:
 
 
 @contextmanager
-def _gone_on_failure(partial: Path, *, resume: bool) -> Iterator[None]:
-    """Remove ``partial`` when the block raises, unless it was interrupted and can be gone on with."""
+def _gone_on_failure(partial: Path, *others: Path, resume: bool) -> Iterator[None]:
+    """Remove what is named when the block raises, but not ``partial`` if it was interrupted and can be gone on with."""
     try:
         yield
-    except KeyboardInterrupt as found:
-        if not resume or not os.path.lexists(partial):
-            _remove(partial)
-            raise
-        raise RunInterruptedError(partial) from found
-    except BaseException:
-        _remove(partial)
+    except BaseException as found:
+        is_kept = resume and isinstance(found, KeyboardInterrupt) and os.path.lexists(partial)
+        for path in others if is_kept else (partial, *others):
+            _remove(path)
+        if is_kept:
+            raise RunInterruptedError(partial) from found
         raise
 
 
@@ -319,6 +327,7 @@ def _publish_file(partial: Path, path: Path, *, overwrite: bool, replaced_mode: 
     if overwrite:
         if replaced_mode is not None:
             partial.chmod(replaced_mode)
+            _fsync_path(partial)  # or a power failure could publish the private mode it had until here
         os.replace(partial, path)
     elif not _rename_with(RENAME_NOREPLACE, partial, path):
         os.link(partial, path)  # refuses an existing name too, where the file system knows hard links
@@ -333,29 +342,28 @@ def _rename_new_folder(partial: Path, path: Path) -> None:
         os.rename(partial, path)
 
 
-def _exchange(partial: Path, path: Path) -> None:
+def _exchange(exchanged: Path, path: Path) -> None:
     """Swap two folders; without help from the system by three renames, undone when the second one fails."""
-    if _rename_with(RENAME_EXCHANGE, partial, path):
+    if _rename_with(RENAME_EXCHANGE, exchanged, path):
         return
     aside = beside(path, "old")
     os.rename(path, aside)
     try:
-        os.rename(partial, path)
+        os.rename(exchanged, path)
     except BaseException:
         os.rename(aside, path)
         raise
-    os.rename(aside, partial)
+    os.rename(aside, exchanged)
 
 
-def _undo_exchange(path: Path) -> None:
-    """Put back the old folder of an exchange by three renames that was stopped after the first."""
+def _end_exchange(path: Path) -> None:
+    """Bring an exchange that was stopped to an end: the old folder back where there is no new one, and away else."""
     aside = beside(path, "old")
-    if os.path.lexists(aside):
-        with output_errors(path):
-            if os.path.lexists(path):
-                _remove(aside)
-            else:
-                os.rename(aside, path)
+    with output_errors(path):
+        if os.path.lexists(aside) and not os.path.lexists(path):
+            os.rename(aside, path)
+    _remove(aside)
+    _remove(beside(path, "exchanged"))
 
 
 def _rename_with(flags: int, source: Path, target: Path) -> bool:
@@ -426,7 +434,7 @@ def _identity(path: Path | str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _identities_upwards(path: Path) -> set[tuple[int, int]]:
+def _identities_upwards(path: Path) -> set[tuple[int, int] | None]:
     """The identities of ``path`` and of every folder above it, as far as they exist."""
     resolved = Path(os.path.realpath(path))
-    return {found for found in map(_identity, (resolved, *resolved.parents)) if found is not None}
+    return {_identity(each) for each in (resolved, *resolved.parents)} - {None}

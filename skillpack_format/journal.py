@@ -56,7 +56,7 @@ class Journal:
             if self._end == 0:
                 self._end = self._file.write(MAGIC)
         except BaseException:
-            self.close()
+            self.close() if self._places else self.remove()
             raise
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ class Limits:
     tensors: int = 1 << 18
     tensor_rank: int = 8
     tensor_bytes: int = 1 << 36
+    tensor_products: int = 1 << 44
     name_bytes: int = 512
     components: int = 8
     chunk_bytes: int = 1 << 24

@@ -38,9 +38,13 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # while it is held: whoever has it open already sees below that the name is gone
-            os.unlink(lock)
-        os.close(descriptor)
+        _release(lock, descriptor)
+
+
+def _release(lock: Path, descriptor: int) -> None:
+    with suppress(OSError):  # while it is held: whoever has it open already sees then that the name is gone
+        os.unlink(lock)
+    os.close(descriptor)
 
 
 def require_place(path: Path) -> None:
@@ -57,16 +61,20 @@ def _acquire(lock: Path, path: Path) -> int:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _leads_to(lock, descriptor):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)  # for the words of an error, nothing depends on it
-                return descriptor
         except BlockingIOError:
             holder = os.pread(descriptor, 20, 0).strip().decode("ascii", "replace") or "unknown"
             os.close(descriptor)
             raise error("output.locked", str(path), f"another run (process {holder}) is writing it") from None
         except BaseException:
             os.close(descriptor)
+            raise
+        try:
+            if _leads_to(lock, descriptor):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)  # for the words of an error, nothing depends on it
+                return descriptor
+        except BaseException:
+            _release(lock, descriptor)
             raise
         os.close(descriptor)
 

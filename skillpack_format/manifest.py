@@ -98,7 +98,7 @@ class Manifest:
             "format": FORMAT,
             "metadata": self.metadata,
             "result": {"count": self.result.count, "digest": self.result.digest},
-            "tensors": [_entry_to_plain(entry) for entry in self.tensors],
+            "tensors": [entry_to_plain(entry) for entry in self.tensors],
         }
 
     def to_bytes(self) -> bytes:
@@ -178,7 +178,7 @@ def _parse_entries(listed: list[Any], limits: Limits, report: Report) -> tuple[E
     found: list[Entry] = []
     for index, plain in enumerate(listed):
         try:
-            entry = _parse_entry(plain, f"MANIFEST tensor {index}", limits)
+            entry = parse_entry(plain, f"MANIFEST tensor {index}", limits)
             if found and entry.name <= found[-1].name:
                 where = f"MANIFEST tensor {index}"
                 raise error("manifest.order", where, f"{entry.name!r} after {found[-1].name!r}; names strictly ascend")
@@ -188,7 +188,8 @@ def _parse_entries(listed: list[Any], limits: Limits, report: Report) -> tuple[E
     return tuple(found)
 
 
-def _parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
+def parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
+    """One entry of MANIFEST, every rule checked that concerns it alone."""
     require_keys(plain, ("class", "module", "name"), ("alias", "base", "components", "result", "stats"), where)
     name = text(plain, "name", where)
     check_tensor_name(name, limits, where)
@@ -288,7 +289,8 @@ def _check_whole(manifest: Manifest, report: Report) -> None:
         report(error("manifest.value", "MANIFEST result", message))
 
 
-def _entry_to_plain(entry: Entry) -> dict[str, Any]:
+def entry_to_plain(entry: Entry) -> dict[str, Any]:
+    """What ``parse_entry`` reads."""
     plain: dict[str, Any] = {"class": entry.tensor_class, "module": entry.module, "name": entry.name}
     for key, identity in (("base", entry.base), ("result", entry.result)):
         if identity is not None:

@@ -112,6 +112,9 @@ class Encoding(Protocol):
         once open, has ``crop(window)``, which is the same component for the window as a matrix of its own.
         """
 
+    def terms(self, params: Any) -> int:
+        """How many products are summed for one element of the tensor; 0 for an encoding that multiplies no matrices."""
+
     def parts(self, params: Any, target: Target) -> tuple[PartSpec, ...]:
         """Every part and its size, in stored order."""
 

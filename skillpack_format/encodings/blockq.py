@@ -75,6 +75,9 @@ class Blockq:
     def span(self, params: Params) -> int | None:
         return None
 
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         scales = grid.stack * grid.rows * params.groups(grid.cols)

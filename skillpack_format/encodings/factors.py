@@ -94,6 +94,9 @@ class Factors:
     def span(self, params: Params) -> int | None:
         return None
 
+    def terms(self, params: Params) -> int:
+        return sum(band.rank for band in params.bands)
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         found: list[PartSpec] = []

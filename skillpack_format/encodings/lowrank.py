@@ -84,6 +84,9 @@ class Lowrank:
     def span(self, params: Params) -> int | None:
         return None
 
+    def terms(self, params: Params) -> int:
+        return sum(each.rank for each in params.slices)
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         found: list[PartSpec] = []

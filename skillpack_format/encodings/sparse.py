@@ -108,6 +108,9 @@ class Sparse:
     def span(self, params: Params) -> int | None:
         return None
 
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         if params.index == "bitmap":
             index = PartSpec("index", 1, (target.numel + 7) // 8)

@@ -31,6 +31,7 @@ from skillpack_format.names import SIDE_FILES
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Recipe, Treatment
+from skillpack_format.records import from_record, record_key, to_record
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.writer import CODEC, PackWriter
@@ -169,20 +170,39 @@ def _code_all(
     """Code every tensor that differs, in the order of names, and hand its contents to the writer."""
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     aliases = _aliases(names, old, new, options)
+    keys = {name: _key(name, old, new, options) for name in names if name in new and name not in aliases}
     total = sum(after.specs[name].nbytes for name in names if name in after.specs)
     done = 0
     coded: list[Coded] = []
 
     def work(name: str) -> Coded:
+        record = writer.journal.get(keys[name]) if name in keys else None
+        if record is not None:
+            return from_record(record, options.limits)
         return _code(name, before, after, old.get(name), new.get(name), aliases.get(name), options)
 
     for name, each in in_order(work, names, options.threads):
         for content in each.contents:
             writer.add(content)
+        if name in keys and keys[name] not in writer.journal:
+            writer.journal.add(keys[name], to_record(each))
         coded.append(replace(each, contents=tuple(replace(content, chunks=()) for content in each.contents)))
         done += after.specs[name].nbytes if name in after.specs else 0
         progress("coding", done, total)
     return _resolve_aliases(coded)
+
+
+def _key(name: str, old: Listing, new: Listing, options: Options) -> bytes:
+    """Under which key of the journal the code of a tensor is kept."""
+    return record_key(
+        name=name,
+        tensor_class=class_of(name, options.rules),
+        old=old.get(name),
+        new=new[name],
+        treatment=_treatment(name, options),
+        codec=options.codec,
+        bench=options.bench,
+    )
 
 
 def _aliases(names: Sequence[str], old: Listing, new: Listing, options: Options) -> dict[str, str]:

@@ -27,7 +27,7 @@ contents classes recipes listing
 making
 encoders
 coding
-reader writer
+records reader writer
 ops.inspection ops.chain ops.application ops.slices
 ops.validation ops.conversion
 torch_bridge

@@ -516,7 +516,7 @@ def test_without_exchange_a_failed_rename_is_undone(tmp_path: Path, monkeypatch:
     rename = os.rename
 
     def second_fails(source: Path, target: Path) -> None:
-        if source.name.endswith("-partial"):
+        if source.name.endswith("-exchanged"):
             raise OSError(errno.EIO, "I/O error")
         rename(source, target)
 
