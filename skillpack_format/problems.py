@@ -31,6 +31,7 @@ CODES: Final[frozenset[str]] = frozenset(
     output.exists output.alias output.space output.failed
     input.failed
     resource.memory
+    signature.missing signature.invalid signature.mismatch signature.key
     usage.argument
     """.split()
 )

@@ -18,6 +18,13 @@ from . import options, render
 @click.option("-o", "--output", type=options.PATH, help="What to write.  [default: named as the last pack]")
 @options.device
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Take this share of the change of one pack.")
+@click.option(
+    "--require-signature",
+    "signed_by",
+    type=options.PATH,
+    metavar="KEY",
+    help="Refuse a PACK without a signature PACK.sig by the owner of this public key.",
+)
 @options.threads
 @options.no_side_files
 @options.force
@@ -30,6 +37,7 @@ def command(
     output: Path | None,
     device: str,
     scale: float,
+    signed_by: Path | None,
     threads: int,
     no_side_files: bool,
     force: bool,
@@ -43,7 +51,12 @@ def command(
     other, each made for the result of the one before. With -q the path written is the only line on standard output.
     """
     chosen = ApplyOptions(
-        scale=scale, threads=threads, overwrite=force, side_files=not no_side_files, **options.bench(device)
+        scale=scale,
+        signed_by=signed_by,
+        threads=threads,
+        overwrite=force,
+        side_files=not no_side_files,
+        **options.bench(device),
     )
     out = output or _default_output(base, packs[-1])
     with render.progress_bar(hidden=quiet or as_json) as progress:

@@ -32,6 +32,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
+from skillpack_format.signatures import require_signed
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
@@ -40,9 +41,14 @@ from skillpack_format.stores.shards import ShardWriter, write_index
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to apply. ``scale`` other than 1 takes that share of the change of every float tensor that keeps its kind."""
+    """How to apply.
+
+    ``scale`` other than 1 takes that share of the change of every float tensor that keeps its kind. ``signed_by`` is a
+    file with a public key: every pack must have a signature by it, beside it under its name and ``.sig``.
+    """
 
     scale: float = 1.0
+    signed_by: Path | None = None
     threads: int = 1
     overwrite: bool = False
     side_files: bool = True
@@ -94,12 +100,13 @@ def apply(
     Raises:
         BaseMismatchError: ``base`` is not what the first pack was made for, or a pack does not follow the one before.
         FormatError: a pack is malformed or does not make what it promises. OutputError: ``out`` cannot be written.
+        SignatureError: a pack is not signed as ``options.signed_by`` asks.
     """
     require_absent(out, overwrite=options.overwrite)
     require_not_input(out, (base, *packs))
     with ExitStack() as stack:
+        opened = _open_packs(packs, options, stack)
         checkpoint = stack.enter_context(open_checkpoint(base, options.limits))
-        opened = [stack.enter_context(open_pack(path, options.limits)) for path in packs]
         chain = _Chain(checkpoint, opened, options)
         require_space(out.parent, sum(spec.nbytes for spec in chain.specs.values()))
         if checkpoint.is_folder:
@@ -120,13 +127,26 @@ def prove(
 ) -> ApplicationReport:
     """Do all of ``apply`` but the writing: is this the base, and does every tensor come out as promised?"""
     with ExitStack() as stack:
+        opened = _open_packs(packs, options, stack)
         checkpoint = stack.enter_context(open_checkpoint(base, options.limits))
-        opened = [stack.enter_context(open_pack(path, options.limits)) for path in packs]
         chain = _Chain(checkpoint, opened, options)
         for _ in chain.make_all(list(chain.specs), progress, 0):
             pass
         chain.require_proved(progress)
         return chain.report(None)
+
+
+def _open_packs(paths: Sequence[Path], options: Options, stack: ExitStack) -> list[Pack]:
+    """The packs, open; where a signature is asked for, no document of any is read before all are known to be signed."""
+    key = options.signed_by
+    signed = [require_signed(path, key, options.limits) for path in paths] if key else []
+    opened = [stack.enter_context(open_pack(path, options.limits)) for path in paths]
+    for pack, pack_id in zip(opened, signed, strict=False):
+        if pack.pack_id != pack_id:
+            raise error(
+                "integrity.source-changed", str(pack.path), "is another pack than its signature was checked for"
+            )
+    return opened
 
 
 class _Chain:

@@ -11,13 +11,24 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "skillpack_format"
 ROOT = "skillpack_format"
-THIRD_PARTY = {"numpy", "msgpack", "zstandard", "safetensors", "jsonschema", "threadpoolctl", "torch"}
+THIRD_PARTY = {
+    "numpy",
+    "msgpack",
+    "zstandard",
+    "safetensors",
+    "jsonschema",
+    "threadpoolctl",
+    "torch",
+    "model_signing",
+    "cryptography",
+}
 
 # From the ground up. A module may import what stands on a lower line, and on its own line what comes before it.
 ORDER = """
 lazy_numpy problems errors limits
 dtypes names fields wire digest bits arithmetic groups
 linalg slicing sources durable progress storage container
+signatures
 manifest
 encodings._base codecs._base
 encodings.* codecs.* stores.header
@@ -41,6 +52,8 @@ ONLY = {  # a third-party package -> the modules that may import it
     "jsonschema": {"ops.validation"},
     "safetensors": {"stores.shards"},
     "threadpoolctl": {"ops.conversion"},
+    "model_signing": {"signatures"},
+    "cryptography": {"signatures"},
 }
 TYPING_ONLY = {"typing_extensions", "_typeshed"}
 

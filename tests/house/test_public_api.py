@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
     "ApplicationReport", "ApplyOptions", "ConversionReport", "ConvertOptions", "InspectionReport", "Limits", "Pack",
-    "SkillPackError", "TensorInfo", "ValidationReport", "apply", "convert", "inspect", "open_pack", "prove",
-    "safe_open", "validate",
+    "SignatureReport", "SkillPackError", "TensorInfo", "ValidationReport", "apply", "convert", "inspect", "open_pack",
+    "prove", "safe_open", "sign", "validate", "verify",
 }  # fmt: skip
 
 
