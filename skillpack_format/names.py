@@ -26,8 +26,6 @@ SIDE_FILES: Final = (
     "vocab.txt",
 )
 
-TEMPLATE_FILES: Final = ("chat_template.jinja", "tokenizer_config.json")  # either can hold a chat template
-
 
 def check_tensor_name(name: str, limits: Limits, where: str) -> None:
     """Refuse a name that is empty, too long, or holds anything but visible ASCII (manifest.name)."""

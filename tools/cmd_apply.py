@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from skillpack_format import ApplicationReport, ApplyOptions, apply, prove
+from skillpack_format.side_files import CODE, NOTES
 
 from . import options, render
 
@@ -61,6 +62,10 @@ def command(
     out = output or _default_output(base, packs[-1])
     with render.progress_bar(hidden=quiet or as_json) as progress:
         report = prove(base, packs, chosen, progress) if dry_run else apply(base, packs, out, chosen, progress)
+    if not as_json:
+        for each in report.side_files:
+            if CODE in each.notes:
+                render.show_warning(f"{each.name} of the pack {NOTES[CODE]}; load the result only if you trust it")
     if as_json:
         render.show_json(render.result("apply", report.to_plain()))
     elif quiet:
@@ -91,7 +96,8 @@ def _show(report: ApplicationReport, packs: Sequence[Path]) -> None:
         page.line("no tensor changed")
     if _changes_nothing(report):
         page.line("nothing changed: the result is the base", "bold")
-    page.table("side files", ["name", "action"], [[each.name, each.action] for each in report.side_files])
+    rows = [[each.name, each.action, "; ".join(NOTES[note] for note in each.notes)] for each in report.side_files]
+    page.table("side files", ["name", "action", "note"], rows)
     for each in report.side_files:
         for line in each.diff.splitlines():
             page.line(f"  {line}", "green" if line.startswith("+") else "red" if line.startswith("-") else "dim")

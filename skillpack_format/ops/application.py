@@ -32,6 +32,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
+from skillpack_format.side_files import notes_of
 from skillpack_format.signatures import require_signed
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import TensorSpec
@@ -58,11 +59,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class SideFileReport:
-    """A side file the packs bring: what it does to the one in the base, as a unified diff of at most 40 lines."""
+    """A side file the packs bring: what it does to the one in the base, as a unified diff of at most 40 lines.
+
+    ``notes`` say what it makes other programs do (side_files.NOTES).
+    """
 
     name: str
     action: str  # added, replaced or same
     diff: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,9 @@ class ApplicationReport:
             "tensors": {"total": self.tensors, "changed": self.changed, "added": self.added, "removed": self.removed},
             "bytes": self.nbytes,
             "result_digest": self.result_digest,
-            "side_files": [{"name": f.name, "action": f.action, "diff": f.diff} for f in self.side_files],
+            "side_files": [
+                {"name": f.name, "action": f.action, "diff": f.diff, "notes": list(f.notes)} for f in self.side_files
+            ],
         }
 
 
@@ -376,7 +383,8 @@ def side_file_reports(checkpoint: Checkpoint, packs: Sequence[Pack], options: Op
             with SourceFile(theirs[name]) as source:
                 old = bytes(source.read_at(0, min(source.size, options.limits.side_file_bytes)))
         action = "added" if name not in theirs else "same" if old == new else "replaced"
-        yield SideFileReport(name, action, _diff(old, new, name) if action == "replaced" else "")
+        diff = _diff(old, new, name) if action == "replaced" else ""
+        yield SideFileReport(name, action, diff, notes_of(name, new))
 
 
 def _diff(old: bytes, new: bytes, name: str) -> str:

@@ -6,7 +6,6 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -31,6 +30,7 @@ from skillpack_format.names import SIDE_FILES
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Recipe, Treatment
+from skillpack_format.side_files import CODE, is_program, notes_of
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.writer import CODEC, PackWriter
@@ -303,11 +303,13 @@ def _side_files(
     warnings: list[str] = []
     for name, path in ours.items():
         if name not in SIDE_FILES:
+            if not name.startswith(".") and path.is_file() and is_program(name, path.stat().st_mode):
+                warnings.append(f"{name} is a program; no pack carries one")
             continue
         data = read_side_file(path, options.limits)
         if name in theirs and read_side_file(theirs[name], options.limits) == data:
             continue
-        if names_code(data):
+        if CODE in notes_of(name, data):
             warnings.append(f"{name} names code to run (auto_map); it is not carried")
             continue
         files.append((SideFile(name, len(data), sha256(data)), data))
@@ -319,12 +321,3 @@ def read_side_file(path: Path, limits: Limits) -> bytes:
     with SourceFile(path) as source:
         limits.require("side_file_bytes", source.size, str(path))
         return bytes(source.read_at(0, source.size))
-
-
-def names_code(data: bytes) -> bool:
-    """Whether a JSON side file asks loaders to import code."""
-    try:
-        plain = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(plain, dict) and ("auto_map" in plain or "custom_pipelines" in plain)
