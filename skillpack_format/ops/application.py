@@ -6,7 +6,6 @@ when the base as a whole was the right one. No model class is loaded; memory is 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,11 +29,10 @@ from skillpack_format.durable import (
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
+from skillpack_format.ops.folders import FolderLayout, SideFileReport, brought_by, read_layout, side_file_reports
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
-from skillpack_format.side_files import notes_of
 from skillpack_format.signatures import require_signed
-from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.stores.shards import ShardWriter, write_index
@@ -55,19 +53,6 @@ class Options:
     side_files: bool = True
     limits: Limits = DEFAULT_LIMITS
     bench: Bench = NUMPY_BENCH
-
-
-@dataclass(frozen=True, slots=True)
-class SideFileReport:
-    """A side file the packs bring: what it does to the one in the base, as a unified diff of at most 40 lines.
-
-    ``notes`` say what it makes other programs do (side_files.NOTES).
-    """
-
-    name: str
-    action: str  # added, replaced or same
-    diff: str
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +162,7 @@ class _Chain:
         self._digests: dict[str, bytes] = {}
         self._require_row()
         self.specs = self._result_specs()
+        self.layout = self._layout()
 
     def _require_row(self) -> None:
         """Every pack was made for the result of the one before it."""
@@ -200,6 +186,17 @@ class _Chain:
                     kind = entry.result.kind
                     specs[entry.name] = TensorSpec(entry.name, dtype_named(kind.dtype), kind.shape)
         return dict(sorted(specs.items()))
+
+    def _layout(self) -> FolderLayout | None:
+        """What the last pack says of the files of the result, proved to fit it; None where that would not be used."""
+        pack = self.packs[-1]
+        if pack.manifest.layout is None or not self.checkpoint.is_folder or self.options.scale != 1.0:
+            return None
+        try:
+            return read_layout(pack, self.specs, self.options.limits)
+        except SkillPackError:
+            self._require_base(silent)  # a wrong base comes first (container.order)
+            raise
 
     def make_all(self, names: Sequence[str], progress: Progress, done: int) -> Iterator[tuple[str, Bytes]]:
         """The tensors ``names`` in that order, made in parallel."""
@@ -229,8 +226,12 @@ class _Chain:
             removed=len(before.keys() - after.keys()),
             nbytes=sum(spec.nbytes for spec in after.values()),
             result_digest=self.packs[-1].manifest.result.digest.hex() if exact else None,
-            side_files=tuple(side_file_reports(self.checkpoint, self.packs, self.options)),
+            side_files=tuple(self._side_files()),
         )
+
+    def _side_files(self) -> Iterator[SideFileReport]:
+        if self.options.side_files:
+            yield from side_file_reports(self.checkpoint, self.packs, self.options.limits)
 
     def _result(self, name: str) -> Bytes:
         try:
@@ -306,6 +307,26 @@ def _scaled(base: Bytes, made: Any, before: TensorKind, after: TensorKind, scale
 
 def _write_folder(chain: _Chain, folder: Path, progress: Progress) -> None:
     """All shards, the index and the side files of a checkpoint folder."""
+    if chain.layout is not None:
+        _write_layout(chain, chain.layout, folder, progress)
+    else:
+        _write_as_base(chain, folder, progress)
+    _write_side_files(chain, folder)
+
+
+def _write_layout(chain: _Chain, layout: FolderLayout, folder: Path, progress: Progress) -> None:
+    """Shards and index as tuned's folder had them, to the byte."""
+    done = 0
+    for head in layout.heads:
+        names = [spec.name for spec in head.tensors]
+        done = _write_shard(chain, folder / head.file_name, {}, names, progress, done, head.raw)
+    if layout.index_file is not None:
+        with new_file(folder / layout.index_file) as file:
+            file.write(layout.index)
+
+
+def _write_as_base(chain: _Chain, folder: Path, progress: Progress) -> None:
+    """Shards and index by the base's names and map."""
     plan = _shard_plan(chain)
     done = 0
     for file_name, names in plan.items():
@@ -314,14 +335,19 @@ def _write_folder(chain: _Chain, folder: Path, progress: Progress) -> None:
     if chain.checkpoint.index_file is not None:
         weight_map = {name: file_name for file_name, names in plan.items() for name in names}
         write_index(folder / chain.checkpoint.index_file, weight_map, done, chain.checkpoint.index_metadata)
-    _write_side_files(chain, folder)
 
 
 def _write_shard(
-    chain: _Chain, path: Path, metadata: dict[str, str], names: Sequence[str], progress: Progress, done: int
+    chain: _Chain,
+    path: Path,
+    metadata: dict[str, str],
+    names: Sequence[str],
+    progress: Progress,
+    done: int,
+    head: bytes | None = None,
 ) -> int:
     """One safetensors file; returns the bytes of tensors done so far."""
-    with ShardWriter(path, [chain.specs[name] for name in names], metadata) as writer:
+    with ShardWriter(path, [chain.specs[name] for name in names], metadata, head) as writer:
         for name, data in chain.make_all([spec.name for spec in writer.tensors], progress, done):
             writer.write(name, data)
             done += chain.specs[name].nbytes
@@ -341,7 +367,7 @@ def _shard_plan(chain: _Chain) -> dict[str, list[str]]:
 
 def _write_side_files(chain: _Chain, folder: Path) -> None:
     """What else the base folder holds, and on top of it what the packs bring."""
-    brought = _brought(chain.packs) if chain.options.side_files else {}
+    brought = brought_by(chain.packs) if chain.options.side_files else {}
     for name, path in chain.checkpoint.side_files().items():
         if name in brought or name.startswith("."):
             continue
@@ -364,33 +390,3 @@ def _copy_tree(source: Path, target: Path) -> None:
             _copy_tree(path, target / path.name)
         elif path.is_file():
             copy_file(path, target / path.name)
-
-
-def _brought(packs: Sequence[Pack]) -> dict[str, Pack]:
-    """Every side file the packs bring, and the last pack that does."""
-    return {each.name: pack for pack in packs for each in pack.manifest.files}
-
-
-def side_file_reports(checkpoint: Checkpoint, packs: Sequence[Pack], options: Options) -> Iterator[SideFileReport]:
-    """What the packs' side files do to those of the base."""
-    if not options.side_files:
-        return
-    theirs = checkpoint.side_files()
-    for name, pack in sorted(_brought(packs).items()):
-        new = pack.read_side_file(name)
-        old = b""
-        if name in theirs:
-            with SourceFile(theirs[name]) as source:
-                old = bytes(source.read_at(0, min(source.size, options.limits.side_file_bytes)))
-        action = "added" if name not in theirs else "same" if old == new else "replaced"
-        diff = _diff(old, new, name) if action == "replaced" else ""
-        yield SideFileReport(name, action, diff, notes_of(name, new))
-
-
-def _diff(old: bytes, new: bytes, name: str) -> str:
-    """A unified diff of two small text files; larger ones are only counted."""
-    if max(len(old), len(new)) > 1 << 16:
-        return f"{len(old)} bytes become {len(new)}"
-    before, after = (data.decode("utf-8", "replace").splitlines() for data in (old, new))
-    lines = list(difflib.unified_diff(before, after, f"base/{name}", f"pack/{name}", lineterm="", n=1))
-    return "\n".join(lines[:40])

@@ -25,8 +25,8 @@ from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
-from skillpack_format.manifest import Entry, Manifest, ResultRef, SideFile, parse_metadata
-from skillpack_format.names import SIDE_FILES
+from skillpack_format.manifest import Entry, Layout, Manifest, ResultRef, SideFile, parse_metadata
+from skillpack_format.names import INDEX_SUFFIX, SHARD_SUFFIX, SIDE_FILES, is_layout_name
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Recipe, Treatment
@@ -38,13 +38,18 @@ from skillpack_format.writer import CODEC, PackWriter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to convert. ``exact``: name patterns of tensors that are coded exactly whatever the recipe says."""
+    """How to convert.
+
+    ``exact``: name patterns of tensors that are coded exactly whatever the recipe says. ``layout``: where the result is
+    the folder ``tuned``, exactly, keep what gives its files back to the byte (spec/manifest.md, "Layout").
+    """
 
     recipe: Recipe = LOSSLESS
     rules: Sequence[Rule] = ()
     exact: Sequence[str] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     side_files: bool = True
+    layout: bool = True
     codec: str = CODEC
     threads: int = 1
     overwrite: bool = False
@@ -132,6 +137,8 @@ def convert(
             for _, data in files:
                 writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
             manifest = _manifest(old, coded, files, options)
+            if options.layout and manifest.result.digest == checkpoint_digest(new.items()):
+                manifest = replace(manifest, layout=_add_layout(before, after, options, writer, warnings))
             before.require_unchanged()
             after.require_unchanged()
             pack_bytes = writer.seal(manifest)
@@ -279,6 +286,27 @@ def _manifest(
     )
 
 
+def _add_layout(
+    before: Checkpoint, after: Checkpoint, options: Options, writer: PackWriter, warnings: list[str]
+) -> Layout | None:
+    """The layout of the folder ``tuned``, its contents handed to the writer; None where there is no folder."""
+    if not (before.is_folder and after.is_folder):
+        return None
+    heads, index = after.heads(), after.index_bytes()
+    odd = [name for name in heads if not is_layout_name(name, SHARD_SUFFIX)]
+    if after.index_file is not None and not is_layout_name(after.index_file, INDEX_SUFFIX):
+        odd.append(after.index_file)
+    if odd:
+        warnings.append(f"{odd[0]} is no plain name, so apply will name and lay out the files as the base does")
+        return None
+    for data in ((index,) if index is not None else ()) + tuple(heads.values()):
+        writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
+    return Layout(
+        shards=tuple(_side_file(name, data) for name, data in heads.items()),
+        index=_side_file(after.index_file, index) if after.index_file is not None and index is not None else None,
+    )
+
+
 def _report(coded: Coded) -> TensorReport:
     entry = coded.entry
     return TensorReport(
@@ -312,8 +340,12 @@ def _side_files(
         if CODE in notes_of(name, data):
             warnings.append(f"{name} names code to run (auto_map); it is not carried")
             continue
-        files.append((SideFile(name, len(data), sha256(data)), data))
+        files.append((_side_file(name, data), data))
     return files, warnings
+
+
+def _side_file(name: str, data: bytes) -> SideFile:
+    return SideFile(name, len(data), sha256(data))
 
 
 def read_side_file(path: Path, limits: Limits) -> bytes:

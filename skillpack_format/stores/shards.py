@@ -23,23 +23,30 @@ if TYPE_CHECKING:
 
 
 class ShardWriter:
-    """One safetensors file, written in the order of ``tensors``. ``path`` must not exist; a failed file is removed."""
+    """One safetensors file. ``path`` must not exist; a failed file is removed.
+
+    The head is the reference library's, and ``tensors`` are laid out as it would; or it is ``head``, bytes that say
+    where ``tensors``, in this order, are.
+    """
 
     __slots__ = ("_file", "_written", "path", "tensors")
 
-    def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str], head: bytes | None = None
+    ) -> None:
         names = {spec.name for spec in tensors}
         if len(names) < len(tensors) or METADATA_KEY in names:
             raise error(
                 "usage.argument", str(path), f"tensor names must differ from each other and from {METADATA_KEY}"
             )
         self.path = path
-        self.tensors = canonical_order(tensors)
+        self.tensors = canonical_order(tensors) if head is None else tuple(tensors)
         self._written = 0
-        header = encode_header(self.tensors, {"format": "pt", **metadata})  # transformers refuses a file without
+        if head is None:
+            head = encode_header(self.tensors, {"format": "pt", **metadata})  # transformers refuses a file without
         self._file = OutputFile(path)
         try:
-            self._file.write(header)
+            self._file.write(head)
         except BaseException:
             self._file.discard()
             raise

@@ -32,14 +32,14 @@ signatures
 manifest
 encodings._base codecs._base
 encodings.* codecs.* stores.header
-stores.safetensors_files stores.shards
+stores.heads stores.safetensors_files stores.shards
 catalog
 contents classes recipes listing
 making
 encoders
 coding
 reader writer
-ops.inspection ops.application
+ops.inspection ops.folders ops.application
 ops.validation ops.conversion
 torch_bridge
 opening
