@@ -54,6 +54,7 @@ def _identity(page: render.Page, report: InspectionReport) -> None:
         "size": f"{render.size(report.file_bytes)}, of it header {render.size(report.header_bytes)}",
         "base": f"{report.base_digest} ({report.base_tensors} tensors)",
         "result": f"{report.result_digest} ({report.result_tensors} tensors)",
+        "layout": f"{len(report.shards)} shards, back to the byte" if report.shards else "none, files as in the base",
         "codecs": ", ".join(report.codecs) or "none",
     }
     page.fields(fields)

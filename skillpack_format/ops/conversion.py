@@ -6,11 +6,11 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -34,6 +34,8 @@ from skillpack_format.side_files import CODE, is_program, notes_of
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.writer import CODEC, PackWriter
+
+SHOWN: Final = 10  # files named that are left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,8 +333,6 @@ def _side_files(
     warnings: list[str] = []
     for name, path in ours.items():
         if name not in SIDE_FILES:
-            if not name.startswith(".") and path.is_file() and is_program(name, path.stat().st_mode):
-                warnings.append(f"{name} is a program; no pack carries one")
             continue
         data = read_side_file(path, options.limits)
         if name in theirs and read_side_file(theirs[name], options.limits) == data:
@@ -341,7 +341,30 @@ def _side_files(
             warnings.append(f"{name} names code to run (auto_map); it is not carried")
             continue
         files.append((_side_file(name, data), data))
+    left_out = [*_left_out(ours, theirs), *after.other_weights()]
+    if left_out:
+        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        warnings.append(f"not carried, of the folder of tuned: {', '.join(left_out[:SHOWN])}{more}")
     return files, warnings
+
+
+def _left_out(ours: dict[str, Path], theirs: dict[str, Path]) -> Iterator[str]:
+    """What no pack carries and the base does not have as well; hidden files are nobody's."""
+    for name, path in ours.items():
+        if name in SIDE_FILES or name.startswith("."):
+            continue
+        if path.is_dir():
+            if name not in theirs:
+                yield f"{name}/"
+        elif name not in theirs or not _is_same(path, theirs[name]):
+            yield f"{name} (a program)" if is_program(name, path.stat().st_mode) else name
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if not other.is_file():
+        return False
+    with SourceFile(one) as first, SourceFile(other) as second:
+        return first.size == second.size and first.sha256() == second.sha256()
 
 
 def _side_file(name: str, data: bytes) -> SideFile:

@@ -71,6 +71,8 @@ class InspectionReport:
     classes: tuple[ClassRow, ...]
     tensors: tuple[TensorRow, ...]
     side_files: tuple[SideFileRow, ...]
+    shards: tuple[str, ...]  # of the layout; none where there is none
+    index: str | None
     codecs: tuple[str, ...]
     manifest: Manifest
 
@@ -84,6 +86,7 @@ class InspectionReport:
             "base": {"digest": self.base_digest, "tensors": self.base_tensors},
             "result": {"digest": self.result_digest, "tensors": self.result_tensors},
             "codecs": list(self.codecs),
+            "layout": {"shards": list(self.shards), "index": self.index} if self.shards else None,
             "classes": [
                 {
                     "class": row.tensor_class,
@@ -132,6 +135,7 @@ class InspectionReport:
 def inspect(path: Path, limits: Limits = DEFAULT_LIMITS, *, side_files: bool = False) -> InspectionReport:
     """Read the header of ``path`` and report on it; with ``side_files`` their contents too, proved, for the notes."""
     with open_pack(path, limits) as pack:
+        layout = pack.manifest.layout
         rows = tuple(_tensor_row(pack, entry) for entry in pack.manifest.tensors)
         return InspectionReport(
             path=path,
@@ -146,6 +150,8 @@ def inspect(path: Path, limits: Limits = DEFAULT_LIMITS, *, side_files: bool = F
             classes=_class_rows(pack.manifest.tensors, rows),
             tensors=rows,
             side_files=tuple(_side_file_row(pack, each, read=side_files) for each in pack.manifest.files),
+            shards=tuple(each.name for each in layout.shards) if layout else (),
+            index=layout.index.name if layout and layout.index else None,
             codecs=tuple(sorted({extent.codec for extent in pack.extents})),
             manifest=pack.manifest,
         )

@@ -142,6 +142,15 @@ class Checkpoint:
             kept = [entry.name for entry in entries if entry.is_file() or entry.is_dir(follow_symlinks=False)]
         return {name: self.path / name for name in sorted(kept) if not name.endswith(WEIGHT_SUFFIXES)}
 
+    def other_weights(self) -> list[str]:
+        """Weights in the folder that are not of this checkpoint, in whatever format, by name."""
+        if not self.is_folder:
+            return []
+        with input_errors(self.path):
+            names = sorted(os.listdir(self.path))
+        own = {*self._heads, self.index_file}
+        return [name for name in names if name.endswith(WEIGHT_SUFFIXES) and name not in own and name[0] != "."]
+
 
 def open_checkpoint(path: Path, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
     """Open a ``.safetensors`` file, a folder with exactly one, or a folder with an index of several."""

@@ -336,7 +336,7 @@ def test_side_files_travel_and_code_does_not(tmp_path: Path) -> None:
     report = skp.convert(before, after, tmp_path / "p.skp")
     assert report.side_files == ("tokenizer_config.json",)
     assert any("auto_map" in warning for warning in report.warnings)
-    assert "modeling.py is a program; no pack carries one" in report.warnings
+    assert "not carried, of the folder of tuned: modeling.py (a program)" in report.warnings
     applied = skp.apply(before, [tmp_path / "p.skp"], tmp_path / "out")
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == {"a": 2}
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"vocab_size": 64}
