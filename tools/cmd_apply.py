@@ -90,6 +90,7 @@ def _show(report: ApplicationReport, packs: Sequence[Path]) -> None:
             "tensors": f"{report.tensors}: {report.changed} changed, {report.added} added, {report.removed} removed",
             "size": render.size(report.nbytes),
             "proved": proof,
+            "files": "those of the fine-tune, to the byte" if report.layout else "named and laid out as in the base",
         }
     )
     if not (report.changed or report.added or report.removed):

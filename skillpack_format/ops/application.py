@@ -57,7 +57,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationReport:
-    """What ``apply`` did. ``result_digest`` is the checkpoint digest proved, None where a scale made another result."""
+    """What ``apply`` did. ``result_digest`` is the checkpoint digest proved, None where a scale made another result.
+
+    ``layout``: the shards and the index are those of tuned's folder, to the byte.
+    """
 
     out: Path | None
     packs: tuple[str, ...]
@@ -67,6 +70,7 @@ class ApplicationReport:
     removed: int
     nbytes: int
     result_digest: str | None
+    layout: bool
     side_files: tuple[SideFileReport, ...]
 
     def to_plain(self) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class ApplicationReport:
             "tensors": {"total": self.tensors, "changed": self.changed, "added": self.added, "removed": self.removed},
             "bytes": self.nbytes,
             "result_digest": self.result_digest,
+            "layout": self.layout,
             "side_files": [
                 {"name": f.name, "action": f.action, "diff": f.diff, "notes": list(f.notes)} for f in self.side_files
             ],
@@ -226,6 +231,7 @@ class _Chain:
             removed=len(before.keys() - after.keys()),
             nbytes=sum(spec.nbytes for spec in after.values()),
             result_digest=self.packs[-1].manifest.result.digest.hex() if exact else None,
+            layout=self.layout is not None,
             side_files=tuple(self._side_files()),
         )
 
