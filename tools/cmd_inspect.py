@@ -54,13 +54,20 @@ def _identity(page: render.Page, report: InspectionReport) -> None:
         "size": f"{render.size(report.file_bytes)}, of it header {render.size(report.header_bytes)}",
         "base": f"{report.base_digest} ({report.base_tensors} tensors)",
         "result": f"{report.result_digest} ({report.result_tensors} tensors)",
-        "layout": f"{len(report.shards)} shards, back to the byte" if report.shards else "none, files as in the base",
+        "layout": _layout(report),
         "codecs": ", ".join(report.codecs) or "none",
     }
     page.fields(fields)
     page.table("metadata (the author's claims)", ["key", "value"], list(report.metadata.items()))
     rows = [[row.name, render.size(row.nbytes), _note(row)] for row in report.side_files]
     page.table("side files", ["name", ">bytes", "note"], rows)
+
+
+def _layout(report: InspectionReport) -> str:
+    if not report.shards:
+        return "none: files are named and laid out as in the base"
+    more = f" and {len(report.shards) - 1} more" if len(report.shards) > 1 else ""
+    return f"gives {report.shards[0]}{more} back to the byte"
 
 
 def _note(row: SideFileRow) -> str:
