@@ -38,7 +38,7 @@ HINTS: Final[Mapping[str, str]] = {  # by code, or by the first word of one
     "base": "skillpack inspect PACK shows the digest of the base it was made for",
     "framing.magic": "a pack begins with the bytes of spec/container.md; .skp is also a suffix of other programs",
     "integrity.source-changed": "try again once nothing writes to the inputs",
-    "signature.missing": "a signature is looked for beside the pack, at PACK.sig; verify takes another with --signature",
+    "signature.missing": "it is looked for beside the pack, at PACK.sig; verify takes another with --signature",
     "resource.memory": "fewer --threads hold fewer tensors at a time",
 }
 

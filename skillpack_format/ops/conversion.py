@@ -291,22 +291,34 @@ def _manifest(
 def _add_layout(
     before: Checkpoint, after: Checkpoint, options: Options, writer: PackWriter, warnings: list[str]
 ) -> Layout | None:
-    """The layout of the folder ``tuned``, its contents handed to the writer; None where there is no folder."""
+    """The layout of the folder ``tuned``, its contents handed to the writer; None where no layout can say it."""
     if not (before.is_folder and after.is_folder):
         return None
     heads, index = after.heads(), after.index_bytes()
-    odd = [name for name in heads if not is_layout_name(name, SHARD_SUFFIX)]
-    if after.index_file is not None and not is_layout_name(after.index_file, INDEX_SUFFIX):
-        odd.append(after.index_file)
-    if odd:
-        warnings.append(f"{odd[0]} is no plain name, so apply will name and lay out the files as the base does")
-        return None
-    for data in ((index,) if index is not None else ()) + tuple(heads.values()):
-        writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
-    return Layout(
+    layout = Layout(
         shards=tuple(_side_file(name, data) for name, data in heads.items()),
         index=_side_file(after.index_file, index) if after.index_file is not None and index is not None else None,
     )
+    reason = _layout_fault(layout, options.limits)
+    if reason is not None:
+        warnings.append(f"{reason}: apply will name and lay out the files as in the base")
+        return None
+    for data in ((index,) if index is not None else ()) + tuple(heads.values()):
+        writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
+    return layout
+
+
+def _layout_fault(layout: Layout, limits: Limits) -> str | None:
+    """Why no reader would take this layout."""
+    odd = [each.name for each in layout.shards if not is_layout_name(each.name, SHARD_SUFFIX)]
+    if layout.index is not None and not is_layout_name(layout.index.name, INDEX_SUFFIX):
+        odd.append(layout.index.name)
+    if odd:
+        return f"{odd[0]} is no plain name"
+    nbytes = sum(each.nbytes for each in layout.contents)
+    if len(layout.shards) > limits.shards or nbytes > limits.layout_bytes:
+        return f"{len(layout.shards)} shards with {nbytes} bytes of headers and index are above a limit"
+    return None
 
 
 def _report(coded: Coded) -> TensorReport:

@@ -220,3 +220,10 @@ def test_a_shard_whose_name_is_not_plain_is_packed_without_layout_and_said(tmp_p
     report = skp.convert(base, folder, tmp_path / "p.skp")
     assert "my model.safetensors is no plain name" in report.warnings[0]
     assert skp.inspect(tmp_path / "p.skp").shards == ()
+
+
+def test_a_layout_above_a_limit_is_left_out_and_said(tmp_path: Path, base: Path, tuned: Path) -> None:
+    limits = skp.Limits(layout_bytes=100)
+    report = skp.convert(base, tuned, tmp_path / "p.skp", skp.ConvertOptions(limits=limits))
+    assert "above a limit" in report.warnings[0]
+    assert skp.validate(tmp_path / "p.skp", base=base).is_valid
