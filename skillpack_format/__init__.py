@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from skillpack_format.ops.slices import Applied, AppliedSlice, open_applied
     from skillpack_format.ops.validation import ValidationReport, validate
     from skillpack_format.reader import Pack, TensorInfo, open_pack
+    from skillpack_format.signatures import SignatureReport, sign, verify
 
 # Where each public name lives, loaded when it is first asked for: a command that inspects does not wait for the
 # machinery that converts. A test holds the table, the imports and __all__ together.
@@ -42,6 +43,7 @@ _HOMES = {
     "InspectionReport": "ops.inspection",
     "Limits": "limits",
     "Pack": "reader",
+    "SignatureReport": "signatures",
     "SkillPackError": "errors",
     "TensorInfo": "reader",
     "ValidationReport": "ops.validation",
@@ -52,7 +54,9 @@ _HOMES = {
     "open_pack": "reader",
     "prove": "ops.application",
     "safe_open": "opening",
+    "sign": "signatures",
     "validate": "ops.validation",
+    "verify": "signatures",
 }
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "InspectionReport",
     "Limits",
     "Pack",
+    "SignatureReport",
     "SkillPackError",
     "TensorInfo",
     "ValidationReport",
@@ -75,7 +80,9 @@ __all__ = [
     "open_pack",
     "prove",
     "safe_open",
+    "sign",
     "validate",
+    "verify",
 ]
 
 

@@ -20,7 +20,7 @@ from skillpack_format.encodings._base import Encoded, Encoding, PartSpec, Target
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.manifest import Component, Entry, Manifest, Report, raise_first
+from skillpack_format.manifest import Component, Entry, Manifest, Report, SideFile, raise_first
 from skillpack_format.storage import Chunk, Extent, chunk_record
 
 
@@ -59,6 +59,7 @@ class Contents:
     all: tuple[Content, ...]
     components: dict[str, tuple[PlannedComponent, ...]]
     first_file: int
+    first_layout: int
 
     def of(self, name: str) -> list[Content]:
         """The contents of a tensor's components, in their order."""
@@ -77,8 +78,16 @@ def plan(manifest: Manifest, limits: Limits = DEFAULT_LIMITS, report: Report = r
             continue
         components[entry.name] = planned
         contents += found
-    files = [Content(f"file {each.name}", (PartSpec("bytes", 1, each.nbytes),), each.sha256) for each in manifest.files]
-    return Contents((*contents, *files), components, len(contents))
+    files = [_file_content(f"file {each.name}", each) for each in manifest.files]
+    layout = (
+        [_file_content(f"layout {each.name}", each) for each in manifest.layout.contents] if manifest.layout else []
+    )
+    first_file = len(contents)
+    return Contents((*contents, *files, *layout), components, first_file, first_file + len(files))
+
+
+def _file_content(where: str, each: SideFile) -> Content:
+    return Content(where, (PartSpec("bytes", 1, each.nbytes),), each.sha256)
 
 
 def plane_lengths(parts: Sequence[PartSpec]) -> list[int]:

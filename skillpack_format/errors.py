@@ -12,6 +12,7 @@ SkillPackError                  .code .where .message .problem; str() is at most
 ├─ CheckpointError              checkpoint.* input.*  a checkpoint or file that cannot be read
 ├─ ConvertError                 convert.*    inputs that no pack can express
 ├─ OutputError                  output.*     the result cannot be written
+├─ SignatureError               signature.*  a pack is not signed as was asked
 ├─ ResourceError                resource.*   memory that the machine or its GPU does not have
 └─ UsageError                   usage.*      an argument that makes no sense
 
@@ -91,6 +92,10 @@ class OutputError(SkillPackError):
     exit_status = 5
 
 
+class SignatureError(SkillPackError):
+    exit_status = 4
+
+
 class ResourceError(SkillPackError):
     exit_status = 5
 
@@ -120,6 +125,7 @@ CLASS_OF: Final[dict[str, type[SkillPackError]]] = {
     "convert": ConvertError,
     "output": OutputError,
     "resource": ResourceError,
+    "signature": SignatureError,
     "usage": UsageError,
 }
 

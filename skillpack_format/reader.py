@@ -223,6 +223,13 @@ class Pack:
                 return self.read_content(self.contents.first_file + index)["bytes"].tobytes()
         raise error("usage.argument", f"file {name!r}", "the pack does not carry it")
 
+    def read_layout(self) -> dict[str, bytes]:
+        """The index and the heads of the layout by file name, proved by their digests; empty where there is none."""
+        layout = self.manifest.layout
+        listed = layout.contents if layout else ()
+        first = self.contents.first_layout
+        return {each.name: self.read_content(first + i)["bytes"].tobytes() for i, each in enumerate(listed)}
+
     def read_content(self, segment: int) -> dict[str, Array]:
         """The parts of one content, proved by its digest."""
         content: Content = self.contents.all[segment]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever. Regular files ignore it.
 READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+HASH_BLOCK_BYTES: Final = 1 << 20
 
 HASHED_BYTES: Final = 1 << 20  # at a time: read, and hashed while it is still in the cache of the processor
 
@@ -81,6 +82,13 @@ class SourceFile:
                     raise error("integrity.source-changed", str(self.path), message)
                 rest = rest[count:]
                 offset += count
+
+    def sha256(self) -> bytes:
+        """The SHA-256 of the whole file, read block by block."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, HASH_BLOCK_BYTES):
+            digest.update(self.read_at(offset, min(HASH_BLOCK_BYTES, self.size - offset)))
+        return digest.digest()
 
     def require_unchanged(self) -> None:
         """Raise integrity.source-changed unless the path still leads to the file opened, as it was then."""

@@ -28,6 +28,8 @@ COMMANDS: Final[Mapping[str, str]] = {  # the first line of each command's help,
     "inspect": "Show what a pack is, from its header alone.",
     "validate": "Check a pack by every rule; list all problems.",
     "apply": "Make the checkpoint that packs turn BASE into.",
+    "sign": "Sign a pack with a private key, in a file beside it.",
+    "verify": "See that a pack was signed with a key.",
     "conformance": "Ask a reader every case of the corpus.",
 }
 HINTS: Final[Mapping[str, str]] = {  # by code, or by the first word of one
@@ -37,6 +39,7 @@ HINTS: Final[Mapping[str, str]] = {  # by code, or by the first word of one
     "base": "skillpack inspect PACK shows the digest of the base it was made for",
     "framing.magic": "a pack begins with the bytes of spec/container.md; .skp is also a suffix of other programs",
     "integrity.source-changed": "try again once nothing writes to the inputs",
+    "signature.missing": "it is looked for beside the pack, at PACK.sig; verify takes another with --signature",
     "resource.memory": "fewer --threads hold fewer tensors at a time",
 }
 

@@ -30,7 +30,7 @@ from skillpack_format.making import Change, Start, make
 from skillpack_format.manifest import Component, Entry, Manifest, ResultRef
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import open_checkpoint
-from skillpack_format.stores.shards import ShardWriter, write_index
+from skillpack_format.stores.shards import ShardWriter, encode_index
 from skillpack_format.writer import CODEC, PackWriter
 
 HIDDEN: Final = 2048
@@ -88,7 +88,8 @@ def write_checkpoint(folder: Path, layers: int) -> None:
             for spec in writer.tensors:
                 writer.write(spec.name, _weights(random, spec.shape).data)
                 weight_map[spec.name] = name
-    write_index(folder / "model.safetensors.index.json", weight_map, sum(spec.nbytes for spec in specs), {})
+    index = encode_index(weight_map, sum(spec.nbytes for spec in specs), {})
+    (folder / "model.safetensors.index.json").write_bytes(index)
     (folder / "config.json").write_text(json.dumps(_configuration(layers), indent=2))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,7 +89,7 @@ class Chain:
         A block is valid until the next one is asked for.
         """
         route = self.route(name)
-        try:
+        with self.base_first():
             if not route.steps:
                 yield from self._base_blocks(name)
             elif self._is_additive(route):
@@ -96,8 +97,16 @@ class Chain:
             else:
                 with self._budget.hold(COPIES * self.specs[name].nbytes):
                     yield self._whole(route)
+
+    @contextmanager
+    def base_first(self) -> Iterator[None]:
+        """When something is wrong in this block, see whether the base is: that is what is reported then, and how wrong
+        it is (container.order).
+        """
+        try:
+            yield
         except SkillPackError:
-            self._require_base(silent)  # a wrong base comes first (container.order), and this says how wrong it is
+            self._require_base(silent)
             raise
 
     def accept(self, name: str, digest: bytes) -> None:

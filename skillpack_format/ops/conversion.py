@@ -6,12 +6,11 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -26,26 +25,34 @@ from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
-from skillpack_format.manifest import Entry, Manifest, ResultRef, SideFile, parse_metadata
-from skillpack_format.names import SIDE_FILES
+from skillpack_format.manifest import Entry, Layout, Manifest, ResultRef, SideFile, parse_metadata
+from skillpack_format.names import INDEX_SUFFIX, SHARD_SUFFIX, SIDE_FILES, is_layout_name
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Recipe, Treatment
 from skillpack_format.records import from_record, record_key, to_record
+from skillpack_format.side_files import CODE, is_program, notes_of
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.writer import CODEC, PackWriter
 
+SHOWN: Final = 10  # files named that are left out
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to convert. ``exact``: name patterns of tensors that are coded exactly whatever the recipe says."""
+    """How to convert.
+
+    ``exact``: name patterns of tensors that are coded exactly whatever the recipe says. ``layout``: where the result is
+    the folder ``tuned``, exactly, keep what gives its files back to the byte (spec/manifest.md, "Layout").
+    """
 
     recipe: Recipe = LOSSLESS
     rules: Sequence[Rule] = ()
     exact: Sequence[str] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     side_files: bool = True
+    layout: bool = True
     codec: str = CODEC
     threads: int = 1
     overwrite: bool = False
@@ -133,6 +140,8 @@ def convert(
             for _, data in files:
                 writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
             manifest = _manifest(old, coded, files, options)
+            if options.layout and manifest.result.digest == checkpoint_digest(new.items()):
+                manifest = replace(manifest, layout=_add_layout(before, after, options, writer, warnings))
             before.require_unchanged()
             after.require_unchanged()
             pack_bytes = writer.seal(manifest)
@@ -299,6 +308,39 @@ def _manifest(
     )
 
 
+def _add_layout(
+    before: Checkpoint, after: Checkpoint, options: Options, writer: PackWriter, warnings: list[str]
+) -> Layout | None:
+    """The layout of the folder ``tuned``, its contents handed to the writer; None where no layout can say it."""
+    if not (before.is_folder and after.is_folder):
+        return None
+    heads, index = after.heads(), after.index_bytes()
+    layout = Layout(
+        shards=tuple(_side_file(name, data) for name, data in heads.items()),
+        index=_side_file(after.index_file, index) if after.index_file is not None and index is not None else None,
+    )
+    reason = _layout_fault(layout, options.limits)
+    if reason is not None:
+        warnings.append(f"{reason}: apply will name and lay out the files as in the base")
+        return None
+    for data in ((index,) if index is not None else ()) + tuple(heads.values()):
+        writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
+    return layout
+
+
+def _layout_fault(layout: Layout, limits: Limits) -> str | None:
+    """Why no reader would take this layout."""
+    odd = [each.name for each in layout.shards if not is_layout_name(each.name, SHARD_SUFFIX)]
+    if layout.index is not None and not is_layout_name(layout.index.name, INDEX_SUFFIX):
+        odd.append(layout.index.name)
+    if odd:
+        return f"{odd[0]} is no plain name"
+    nbytes = sum(each.nbytes for each in layout.contents)
+    if len(layout.shards) > limits.shards or nbytes > limits.layout_bytes:
+        return f"{len(layout.shards)} shards with {nbytes} bytes of headers and index are above a limit"
+    return None
+
+
 def _report(coded: Coded) -> TensorReport:
     entry = coded.entry
     return TensorReport(
@@ -327,11 +369,38 @@ def _side_files(
         data = read_side_file(path, options.limits)
         if name in theirs and read_side_file(theirs[name], options.limits) == data:
             continue
-        if names_code(data):
+        if CODE in notes_of(name, data):
             warnings.append(f"{name} names code to run (auto_map); it is not carried")
             continue
-        files.append((SideFile(name, len(data), sha256(data)), data))
+        files.append((_side_file(name, data), data))
+    left_out = [*_left_out(ours, theirs), *after.other_weights()]
+    if left_out:
+        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        warnings.append(f"not carried, of the folder of tuned: {', '.join(left_out[:SHOWN])}{more}")
     return files, warnings
+
+
+def _left_out(ours: dict[str, Path], theirs: dict[str, Path]) -> Iterator[str]:
+    """What no pack carries and the base does not have as well; hidden files are nobody's."""
+    for name, path in ours.items():
+        if name in SIDE_FILES or name.startswith("."):
+            continue
+        if path.is_dir():
+            if name not in theirs:
+                yield f"{name}/"
+        elif name not in theirs or not _is_same(path, theirs[name]):
+            yield f"{name} (a program)" if is_program(name, path.stat().st_mode) else name
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if not other.is_file():
+        return False
+    with SourceFile(one) as first, SourceFile(other) as second:
+        return first.size == second.size and first.sha256() == second.sha256()
+
+
+def _side_file(name: str, data: bytes) -> SideFile:
+    return SideFile(name, len(data), sha256(data))
 
 
 def read_side_file(path: Path, limits: Limits) -> bytes:
@@ -339,12 +408,3 @@ def read_side_file(path: Path, limits: Limits) -> bytes:
     with SourceFile(path) as source:
         limits.require("side_file_bytes", source.size, str(path))
         return bytes(source.read_at(0, source.size))
-
-
-def names_code(data: bytes) -> bool:
-    """Whether a JSON side file asks loaders to import code."""
-    try:
-        plain = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(plain, dict) and ("auto_map" in plain or "custom_pipelines" in plain)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from skillpack_format.durable import OutputFile, new_file
+from skillpack_format.durable import OutputFile
 from skillpack_format.errors import error
 from skillpack_format.sources import SourceFile
-from skillpack_format.stores.header import METADATA_KEY, TensorSpec, canonical_order, encode_header
+from skillpack_format.stores.header import METADATA_KEY, TensorSpec
+from skillpack_format.stores.heads import Head, canonical_head
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -74,12 +75,21 @@ class Slot:
 class ShardWriter:
     """One safetensors file, its tensors written in any order and from any number of threads, each through its slot.
 
+    The head is the reference library's, and ``tensors`` are laid out as it would; or it is ``head``, bytes that say
+    where ``tensors``, in this order, are.
+
     ``path`` must not exist; a failed file is removed. With ``resume`` it may hold what a stopped run left
     (``Slot.found``), and a failed file is left to its owner.
     """
 
     def __init__(
-        self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str], *, resume: bool = False
+        self,
+        path: Path,
+        tensors: Sequence[TensorSpec],
+        metadata: Mapping[str, str],
+        *,
+        head: bytes | None = None,
+        resume: bool = False,
     ) -> None:
         names = {spec.name for spec in tensors}
         if len(names) < len(tensors) or METADATA_KEY in names:
@@ -87,10 +97,11 @@ class ShardWriter:
                 "usage.argument", str(path), f"tensor names must differ from each other and from {METADATA_KEY}"
             )
         self.path = path
-        self.tensors = canonical_order(tensors)
-        self._header = encode_header(self.tensors, {"format": "pt", **metadata})  # transformers refuses a file without
+        laid_out = canonical_head(path.name, tensors, metadata) if head is None else Head(path.name, head, (*tensors,))
+        self.tensors = laid_out.tensors
+        self._head = laid_out.raw
         self._offsets: dict[str, int] = {}
-        self._size = len(self._header)
+        self._size = len(self._head)
         for spec in self.tensors:
             self._offsets[spec.name] = self._size
             self._size += spec.nbytes
@@ -101,10 +112,10 @@ class ShardWriter:
         self.file = OutputFile(path, resume=resume)
         try:
             self.read_back = SourceFile(path)
-            self.is_resumed = resume and self._has_header()
+            self.is_resumed = resume and self._has_head()
             if not self.is_resumed:
                 self.file.cut(0)
-                self.file.write(self._header)
+                self.file.write(self._head)
             self.file.cut(self._size)
         except BaseException:
             self._give_up()
@@ -144,10 +155,10 @@ class ShardWriter:
         They count as written once their slots say ``keep``. False, and nothing done, where ``source`` is laid out in
         another way.
         """
-        if source.size != self._size or source.read_at(0, len(self._header)) != self._header:
+        if source.size != self._size or source.read_at(0, len(self._head)) != self._head:
             return False
         self.file.copy_at(0, source, 0, self._size)
-        if not self._has_header():
+        if not self._has_head():
             raise error("integrity.source-changed", str(source.path), "was changed while it was being copied")
         return True
 
@@ -170,9 +181,9 @@ class ShardWriter:
             raise
         self.read_back.close()
 
-    def _has_header(self) -> bool:
-        nbytes = len(self._header)
-        return os.fstat(self.file.fileno()).st_size >= nbytes and self.read_back.read_at(0, nbytes) == self._header
+    def _has_head(self) -> bool:
+        nbytes = len(self._head)
+        return os.fstat(self.file.fileno()).st_size >= nbytes and self.read_back.read_at(0, nbytes) == self._head
 
     def _give_up(self) -> None:
         if hasattr(self, "read_back"):
@@ -194,19 +205,7 @@ class ShardWriter:
             raise error("output.failed", str(self.path), "safetensors finds other tensors than were written")
 
 
-def shard_bytes(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> int:
-    """The size in bytes of the file that ``ShardWriter`` writes for these."""
-    ordered = canonical_order(tensors)
-    return len(encode_header(ordered, {"format": "pt", **metadata})) + sum(spec.nbytes for spec in ordered)
-
-
-def write_index(path: Path, weight_map: Mapping[str, str], total_size: int, index_metadata: Mapping[str, Any]) -> None:
-    """Write the index of a sharded checkpoint as huggingface_hub lays it out. ``path`` must not exist."""
-    with new_file(path) as file:
-        file.write(encode_index(weight_map, total_size, index_metadata))
-
-
 def encode_index(weight_map: Mapping[str, str], total_size: int, index_metadata: Mapping[str, Any]) -> bytes:
-    """The bytes of such an index."""
+    """The index of a sharded checkpoint, as huggingface_hub lays it out."""
     index = {"metadata": {**index_metadata, "total_size": total_size}, "weight_map": dict(weight_map)}
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode("utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,11 @@ from safetensors import safe_open
 
 from skillpack_format import arithmetic
 from skillpack_format.digest import TensorKind
+from skillpack_format.dtypes import dtype_named
 from skillpack_format.encodings import lowrank
 from skillpack_format.ops.application import Options, apply, prove
+from skillpack_format.stores.header import TensorSpec
+from skillpack_format.stores.heads import canonical_head
 from skillpack_format.stores.safetensors_files import open_checkpoint
 
 
@@ -102,6 +106,40 @@ def test_a_shard_of_another_layout_is_laid_out_anew(tmp_path: Path) -> None:
     assert tensors_of(tmp_path / "out") == dict(sorted(plan.result().items()))
 
 
+def with_layout(plan: Plan) -> Plan:
+    """The plan with a layout whose second shard is the base's under another name."""
+    specs = [TensorSpec(name, dtype_named(what.dtype), what.shape) for name, (what, _) in plan.result().items()]
+    homes = {spec.name: "y.safetensors" if spec.name in plan.unchanged else "x.safetensors" for spec in specs}
+    first = canonical_head("x.safetensors", [spec for spec in specs if homes[spec.name][0] == "x"], {"by": "tuned"})
+    second = canonical_head("y.safetensors", [spec for spec in specs if homes[spec.name][0] == "y"], {})
+    index = json.dumps({"weight_map": homes}).encode()
+    shards = {head.file_name: head.raw for head in (first, second)}
+    return replace(plan, shards=shards, index=("m.safetensors.index.json", index))
+
+
+def test_a_layout_is_kept_and_takes_the_bases_files_where_they_fit(tmp_path: Path) -> None:
+    plan = with_layout(plan_with_unchanged())
+    base = two_shards(tmp_path / "base", plan)
+    assert apply(base, [write_pack(tmp_path / "p.skp", plan)], tmp_path / "out", Options(threads=2)).layout
+    assert sorted(files_of(tmp_path / "out")) == ["m.safetensors.index.json", "x.safetensors", "y.safetensors"]
+    assert (tmp_path / "out/y.safetensors").read_bytes() == (base / "b.safetensors").read_bytes()
+    assert (tmp_path / "out/x.safetensors").read_bytes().startswith(plan.shards["x.safetensors"])
+    assert tensors_of(tmp_path / "out") == dict(sorted(plan.result().items()))
+
+
+def test_a_wrong_base_is_reported_before_a_layout_that_does_not_fit(tmp_path: Path) -> None:
+    plan = with_layout(plan_with_unchanged())
+    plan = replace(plan, shards={**plan.shards, "x.safetensors": plan.shards["y.safetensors"]})
+    pack = write_pack(tmp_path / "p.skp", plan)
+    base = two_shards(tmp_path / "base", plan)
+    refused("payload.layout", apply, base, [pack], tmp_path / "out")
+    refused("payload.layout", prove, base, [pack])
+    blob = (base / "a.safetensors").read_bytes()
+    (base / "a.safetensors").write_bytes(blob[:-1] + bytes([blob[-1] ^ 1]))
+    refused("base.content", apply, base, [pack], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "p.skp"]
+
+
 def test_a_copy_is_proved_by_what_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(source: int, target: int, count: int, start: int, at: int) -> int:
         data = bytearray(os.pread(source, count, start))
@@ -143,9 +181,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("layout", [False, True])
 @pytest.mark.parametrize("steps", range(1, 5))
-def test_a_run_that_was_stopped_goes_on_and_makes_the_same_bytes(tmp_path: Path, steps: int) -> None:
-    plan = plan_with_unchanged()
+def test_a_run_that_was_stopped_goes_on_and_makes_the_same_bytes(tmp_path: Path, steps: int, layout: bool) -> None:
+    plan = with_layout(plan_with_unchanged()) if layout else plan_with_unchanged()
     base, pack = two_shards(tmp_path / "base", plan), write_pack(tmp_path / "p.skp", plan)
     apply(base, [pack], tmp_path / "whole")
     left = steps
