@@ -16,7 +16,7 @@ THIRD_PARTY = {"numpy", "msgpack", "zstandard", "safetensors", "jsonschema", "th
 # From the ground up. A module may import what stands on a lower line, and on its own line what comes before it.
 ORDER = """
 lazy_numpy problems errors limits
-dtypes names fields wire digest bits arithmetic groups
+dtypes names fields wire digest bits arithmetic estimation groups
 linalg slicing sources locks durable journal progress storage container
 manifest
 encodings._base codecs._base
