@@ -91,6 +91,10 @@ class Bench(Protocol):
     def block_items(self) -> int:
         """How many elements to work on at a time."""
 
+    @property
+    def estimates(self) -> bool:
+        """Whether float32 estimates on the host (``estimation``) are faster than exact sums here; same bits."""
+
     def float64(self, values: NDArray[Any]) -> DeviceArray:
         """``values`` widened exactly to float64 on the device, same shape."""
 
@@ -110,13 +114,30 @@ class Bench(Protocol):
         """``acc`` rounded to float32, nearest even, on the host."""
 
 
+class Scratch:
+    """Arrays that each thread uses again and again: fresh memory costs more than what is done in it."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def take(self, name: str, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
+        """The thread's array of that name, its content whatever it was."""
+        items = shape[0] * shape[1]
+        whole: NDArray[Any] | None = getattr(self._local, name, None)
+        if whole is None or whole.size < items:
+            whole = np.empty(items, dtype)
+            setattr(self._local, name, whole)
+        return whole[:items].reshape(shape)
+
+
 class NumpyBench:
     """The reference bench."""
 
     block_items = BLOCK_ITEMS
+    estimates = True
 
     def __init__(self) -> None:
-        self._scratch = threading.local()  # fresh memory costs more than what is done in it
+        self._scratch = Scratch()
 
     def float64(self, values: NDArray[Any]) -> DeviceArray:
         return values.astype(np.float64)
@@ -125,14 +146,9 @@ class NumpyBench:
         return codes.astype(np.float32)
 
     def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        items = left.shape[0] * right.shape[1]
-        if getattr(self._scratch, "items", -1) < items:
-            self._scratch.items = items
-            self._scratch.narrow = np.empty(items, np.float32)
-            self._scratch.wide = np.empty(items, np.float64)
         shape = (left.shape[0], right.shape[1])
-        narrow = np.matmul(left, right, out=self._scratch.narrow[:items].reshape(shape))
-        wide = self._scratch.wide[:items].reshape(shape)
+        narrow = np.matmul(left, right, out=self._scratch.take("narrow", shape, np.float32))
+        wide = self._scratch.take("wide", shape, np.float64)
         np.copyto(wide, narrow)
         return wide
 
@@ -151,11 +167,16 @@ NUMPY_BENCH: Final = NumpyBench()
 def round_to_bits(values: NDArray[np.float32], dtype: DType, where: str) -> Array:
     """float32 to the result dtype, nearest even (num.round); payload.overflow when a value leaves its range."""
     bits = float32_to_bits(values, dtype)
+    require_range(bits, dtype, where)
+    return bits
+
+
+def require_range(bits: Array, dtype: DType, where: str) -> None:
+    """Raise payload.overflow when a rounded sum is infinite."""
     limit = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype.name]
     magnitude = bits & bits.dtype.type((1 << (dtype.bits - 1)) - 1)
     if (magnitude >= limit).any():
         raise error("payload.overflow", where, f"a result is outside the range of {dtype.name}")
-    return bits
 
 
 def require_finite(values: NDArray[Any], where: str, what: str) -> None:

@@ -212,7 +212,7 @@ def load(content: Content, extent: Extent, read_at: Reader) -> dict[str, Array]:
 def load_run(content: Content, extent: Extent, read_at: Reader, run: slice) -> dict[str, Array]:
     """The items ``run`` of every part, from the chunks that hold them alone (integrity.chunk, payload.frame).
 
-    A CRC-32 finds damage and no forgery: only ``load`` proves a content (apply.slices).
+    A CRC-32 finds damage and no forgery: only ``load`` proves a content (spec/apply.md, "Parts of tensors").
     """
     codec = codec_named(extent.codec, content.where)
     pieces: list[list[Array]] = [[] for _ in content.planes]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, round_to_bits
+from skillpack_format import estimation
+from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, require_range, round_to_bits
 from skillpack_format.contents import is_compatible, target_of
 from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import Array, DType, bits_to_float32, convert_bits, dtype_named, tensor_nbytes
@@ -121,6 +122,9 @@ def _add(
     values = bits_to_float32(source, source_dtype)
     touched = _touched(additive, block)
     require_finite(values if touched is None else values[touched], where, "the base")
+    made = _estimated(values, additive, block, dtype, bench, where) if dtype.name == "BF16" else None
+    if made is not None:
+        return made
     with np.errstate(invalid="ignore"):  # a signalling NaN that no component addresses is no error
         acc = bench.float64(values.reshape(block.shape) + np.float32(0))  # num.zero: -0 counts as +0
     for component in additive:
@@ -130,6 +134,27 @@ def _add(
         return round_to_bits(summed, dtype, where)
     made = start.copy()
     made[touched] = round_to_bits(summed[touched], dtype, where)
+    return made
+
+
+def _estimated(
+    values: NDArray[np.float32], additive: Sequence[Additive], block: Block, dtype: DType, bench: Bench, where: str
+) -> Array | None:
+    """What ``_add`` makes, by an estimate of every element; None where that cannot be, or settles too few."""
+    component: Any = additive[0]
+    if len(additive) > 1 or not bench.estimates or not hasattr(component, "estimate"):  # see encodings._base.Estimating
+        return None
+    estimate = component.estimate(block)
+    if estimate is None:
+        return None
+    made, positions = estimation.settle(values.reshape(block.shape), estimate)
+    if positions.size > made.size // 16:
+        return None
+    acc = (values[positions] + np.float32(0)).astype(np.float64)  # num.zero
+    component.add_at(acc, block, positions)
+    with np.errstate(over="ignore", under="ignore"):
+        made[positions] = round_to_bits(acc.astype(np.float32), dtype, where)
+    require_range(made, dtype, where)
     return made
 
 

@@ -221,9 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sections = [
         f"Base: {folder_bytes(folder / 'base'):,} bytes, {options.layers} layers of TinyLlama's shapes, BF16, "
         f"generated weights. {options.turns} turns; seconds are medians, ratios medians of the ratios within a turn. "
-        f"Load average before the first turn: {load:.1f}. Peers: {remark}. Every command starts with warm caches; "
-        "only the copy and skillpack force their output to disk. Bytes are those of read and write calls; what a "
-        "program maps is not seen.",
+        f"Load average before the first turn: {load:.1f}. Peers: {remark}. Every command starts with warm caches; only "
+        "the copy and skillpack force their output to disk. Bytes are those of read and write calls; what a program "
+        "maps is not seen.",
         *failures,
         report.markdown(headers, table),
         f"The smaller pack applied within one process, {threads} threads: {hashed:.2f} s, without SHA-256 "

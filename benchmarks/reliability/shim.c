@@ -252,6 +252,15 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
               note(WRITE, fd, offset, data, (uint32_t)result, 0, 0));
 }
 
+/* The kernel's own copying is refused: the program then copies by calls that are met and noted one by one. */
+ssize_t copy_file_range(int from, off64_t *start, int to, off64_t *at, size_t length, unsigned int flags) {
+    REAL(ssize_t, "copy_file_range", int, off64_t *, int, off64_t *, size_t, unsigned int);
+    if (!fd_is_ours(from) && !fd_is_ours(to))
+        return real(from, start, to, at, length, flags);
+    errno = ENOSYS;
+    return -1;
+}
+
 static ssize_t positioned(ssize_t (*real)(int, const struct iovec *, int, off64_t), int fd, const struct iovec *parts,
                           int parts_count, off64_t offset) {
     if (!fd_is_ours(fd))

@@ -88,7 +88,8 @@ class AppliedSlice:
 
     What it proves: base and pack fit by names, dtypes and shapes; every chunk read has its CRC-32, every content read
     whole its digest. What it cannot prove: that the part is the result's, or that the base tensor is the right one,
-    for their digests are of all their bytes. ``Applied.get_tensor`` and ``Applied.require_proved`` do (apply.slices).
+    for their digests are of all their bytes (spec/apply.md, "Parts of tensors"). ``Applied.get_tensor`` and
+    ``Applied.require_proved`` prove that.
     """
 
     def __init__(self, chain: Chain, name: str, kind: TensorKind) -> None:

@@ -12,9 +12,11 @@ from builders import (
     Case,
     Plan,
     added,
+    bf16,
     full_plan,
     int_slice,
     kind,
+    made_directly,
     plan_of,
     random_bytes,
     refused,
@@ -149,3 +151,30 @@ def test_a_wrong_base_is_found_by_a_whole_tensor_and_by_the_whole_base(tmp_path:
         refused("base.content", applied.get_tensor, "t")
         refused("base.content", applied.require_proved)
         assert applied.get_slice("t")[0:1].size == 8  # which no slice can notice
+
+
+def test_sorted_steps_are_made_in_whole_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what, rows, cols = kind("BF16", 600, 1000), 600, 1000  # three spans, the last one short
+    raw, wanted = (random_bytes(2 * rows * cols, seed) for seed in (1, 2))
+    case = same_kind("t", what, raw, ulp_of("BF16", raw, wanted, "exponent"))
+    with opened(tmp_path, plan_of(case), chunk_bytes=1 << 16) as applied:
+        whole = np.frombuffer(wanted, "<u2").reshape(rows, cols)
+        for index in some_slices((rows, cols)):
+            assert np.array_equal(applied.get_slice("t")[index], whole[index]), index
+        counts = bytes_read(monkeypatch)
+        assert np.array_equal(applied.get_slice("t")[10:20], whole[10:20])
+        assert sum(counts) == 2 * (1 << 18) + 2 * (
+            1 << 18
+        )  # a span of the base, and the four chunks a plane that hold it
+
+
+def test_additions_below_sorted_steps_are_made_whole_and_proved(tmp_path: Path) -> None:
+    what = kind("BF16", 4, 6)
+    raw = bf16(*range(24))
+    change = lowrank.packed([int_slice([1.0], [[[1, 1, 0, 1]]], [[[1, 0, 1, 0, -1, 0]]])], "stream")
+    middle = made_directly(same_kind("t", what, raw, change))
+    case = same_kind("t", what, raw, change, ulp_of("BF16", middle, random_bytes(48), "exponent"))
+    with opened(tmp_path, plan_of(case)) as applied:
+        whole = np.frombuffer(random_bytes(48), "<u2").reshape(4, 6)
+        for index in some_slices((4, 6)):
+            assert np.array_equal(applied.get_slice("t")[index], whole[index]), index
