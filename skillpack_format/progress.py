@@ -42,6 +42,9 @@ def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> 
             message = f"too little memory; fewer than {threads} threads hold fewer tensors at a time"
             raise error("resource.memory", str(job), message) from found
 
+    if threads == 1:  # nothing to hand to another thread, and nothing that could wait for one
+        yield from ((job, run(job)) for job in jobs)
+        return
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[Job, Future[Done]]] = deque()
         try:
