@@ -275,7 +275,7 @@ def add_lowrank(work: Work, c: Component) -> None:
         for k in range(len(work.bits)):
             e, i, j = k // (rows * cols), k // cols % rows, k % cols
             dot = sum(
-                (u[(e * rank + r) * rows + i] - half_u) * (v[(e * rank + r) * cols + j] - half_v) for r in range(rank)
+                (u[(e * rows + i) * rank + r] - half_u) * (v[(e * cols + j) * rank + r] - half_v) for r in range(rank)
             )
             work.add(k, dot * value_of(scales[e], "F32"))
 
@@ -328,20 +328,31 @@ def bits_from_order(order: int, dtype: str) -> int:
     return (order + top) % (1 << bits) if kind == "int" else order
 
 
-def ulp(start: bytes, result: bytes, dtype: str) -> Component:
+def sorted_elements(patterns: Sequence[int], dtype: str) -> list[int]:
+    """ulp.sort: the element that each place of ``diff`` belongs to."""
+    bits, stored = WIDTH[dtype][0], BINARY[dtype][3]
+    exponents = [(pattern % (1 << (bits - 1))) >> stored for pattern in patterns]
+    return sorted(range(len(patterns)), key=lambda x: (x >> 18, exponents[x]))  # sorted is stable
+
+
+def ulp(start: bytes, result: bytes, dtype: str, sort: str = "none") -> Component:
     bits, _ = WIDTH[dtype]
     codes = []
     for a, b in zip(items(start, bits // 8), items(result, bits // 8), strict=True):
         d = (order_of(b, dtype) - order_of(a, dtype)) % (1 << bits)
         d -= (d >> (bits - 1)) << bits
         codes.append(2 * d if d >= 0 else -2 * d - 1)
-    return Component("ulp", {}, [Part("diff", bits // 8, from_items(codes, bits // 8))])
+    if sort == "exponent":
+        codes = [codes[x] for x in sorted_elements(items(start, bits // 8), dtype)]
+    return Component("ulp", {"sort": sort}, [Part("diff", bits // 8, from_items(codes, bits // 8))])
 
 
 def rewrite(work: Work, c: Component) -> None:
     bits, _ = WIDTH[work.dtype]
     if c.encoding == "ulp":
-        for k, z in enumerate(items(c.part("diff").data, bits // 8)):
+        by_exponent = c.params["sort"] == "exponent"
+        elements = sorted_elements(work.bits, work.dtype) if by_exponent else range(len(work.bits))
+        for k, z in zip(elements, items(c.part("diff").data, bits // 8), strict=True):
             d = z // 2 if z % 2 == 0 else -(z + 1) // 2
             work.bits[k] = bits_from_order((order_of(work.bits[k], work.dtype) + d) % (1 << bits), work.dtype)
         return
@@ -779,8 +790,8 @@ def examples() -> list[Example]:
         "lowrank",
         {"packing": "stream", "slices": [{"bits_u": 2, "bits_v": 3, "rank": 2}]},
         ("scales0", 4, bits_of("F32", q(1, 16), q(-1, 2))),
-        ("u0", 1, pack([3, 0, 1, 2, 0, 3, 2, 2], 2, "stream")),
-        ("v0", 1, pack([7, 0, 4, 5, 1, 6, 3, 2], 3, "stream")),
+        ("u0", 1, pack([3, 1, 0, 2, 0, 2, 3, 2], 2, "stream")),
+        ("v0", 1, pack([7, 4, 0, 5, 1, 3, 6, 2], 3, "stream")),
     )
     factors = component(
         "factors",
@@ -809,6 +820,8 @@ def examples() -> list[Example]:
     )
     ulp_start = bits_of("BF16", 1, "0x8000", "0x7f80", "0x0001")
     ulp_result = bits_of("BF16", q(127, 128), "0x0000", "0x7fc0", "0x8001")
+    sorted_start = bits_of("BF16", 4, q(-1, 2), 5, q(1, 2), 0)
+    sorted_result = bits_of("BF16", q(129, 32), q(-1, 2), q(79, 16), q(65, 128), "0x0001")
     ints = bytes([0x7F, 0xFF, 0x80])
     f32, quarter = Tensor("F32", [2, 3], bits_of("F32", 1, 2, 3, 4, 5, 6)), q(1, 4)
     return [
@@ -823,6 +836,13 @@ def examples() -> list[Example]:
         Example("factors", factors, "BF16", [2, 3], Tensor("BF16", [2, 3], bits_of("BF16", 1, -1, 2, -2, 0, quarter))),
         Example("factors-order", order, "F32", [1, 1], Tensor("F32", [1, 1], bits_of("F32", -above))),
         Example("ulp-bf16", ulp(ulp_start, ulp_result, "BF16"), "BF16", [4], Tensor("BF16", [4], ulp_start)),
+        Example(
+            "ulp-sorted",
+            ulp(sorted_start, sorted_result, "BF16", "exponent"),
+            "BF16",
+            [5],
+            Tensor("BF16", [5], sorted_start),
+        ),
         Example("ulp-i8", ulp(ints, bytes([0x80, 0x01, 0x81]), "I8"), "I8", [3], Tensor("I8", [3], ints)),
     ]
 

@@ -80,7 +80,8 @@ def lossless(pair: Pair) -> Iterator[Encoded]:
         if positions.size * 2 < pair.wanted.size or positions.size == 0:
             yield sparse.placed(positions, pair.wanted[positions], target.dtype, target.numel, "replace")
         if target.dtype.is_ordered:
-            yield ulp.difference(start, pair.wanted, target.dtype)
+            sort = "exponent" if target.dtype.is_arithmetic else "none"
+            yield ulp.difference(start, pair.wanted, target.dtype, sort)
     yield dense.replacement(pair.wanted, target.dtype)
 
 

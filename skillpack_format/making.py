@@ -61,10 +61,8 @@ def make(start: Start, result: TensorKind, change: Change, bench: Bench, where: 
         bits = source if start.dtype == target.dtype else convert_bits(source, start.dtype, target.dtype)
         if change.additive:
             bits = _add(source, start.dtype, bits, target.dtype, block, change.additive, bench, where)
-        if change.rewriting is not None:
-            bits = change.rewriting.rewrite(bits, block)
         made[block.items] = bits
-    return made
+    return made if change.rewriting is None else change.rewriting.rewrite(made, 0)
 
 
 def delta_of(grid: Grid, additive: Sequence[Additive], bench: Bench) -> NDArray[np.float32]:

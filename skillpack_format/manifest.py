@@ -20,7 +20,7 @@ from skillpack_format.names import check_side_file_name, check_tensor_name
 
 FORMAT: Final = "skillpack/1"
 CLASSES: Final = ("attention", "bias", "embedding", "expert", "head", "mlp", "norm", "other", "router")
-_STATS: Final = ("changed", "error", "norm", "projection")
+_STATS: Final = {"energy": 4, "error": 4, "norm": 4, "projection": 4, "spectrum": 16}  # bytes; and ``changed``
 _MOST: Final = (1 << 64) - 1  # what the wire can hold; limits come after
 
 Report = Callable[[SkillPackError], None]
@@ -246,9 +246,10 @@ def _parse_components(plain: dict[str, Any], where: str, limits: Limits) -> tupl
 
 def _parse_stats(plain: Any, where: str) -> dict[str, int | bytes]:
     place = f"{where} stats"
-    require_keys(plain, (), _STATS, place)
+    require_keys(plain, (), ("changed", *_STATS), place)
     return {
-        key: integer(plain, key, 0, _MOST, place) if key == "changed" else binary(plain, key, 4, place) for key in plain
+        key: binary(plain, key, _STATS[key], place) if key in _STATS else integer(plain, key, 0, _MOST, place)
+        for key in plain
     }
 
 

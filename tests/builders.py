@@ -425,15 +425,16 @@ def _sparse() -> list[Case]:
     ]
 
 
-def ulp_of(dtype: str, start: bytes, wanted: bytes) -> Encoded:
+def ulp_of(dtype: str, start: bytes, wanted: bytes, sort: str = "none") -> Encoded:
     pattern = DTYPES[dtype].bit_pattern
-    return ulp.difference(np.frombuffer(start, pattern), np.frombuffer(wanted, pattern), DTYPES[dtype])
+    return ulp.difference(np.frombuffer(start, pattern), np.frombuffer(wanted, pattern), DTYPES[dtype], sort)
 
 
 def _ulp() -> list[Case]:
     wanted = bf16(1.0, -2.0, 0.5, -4.0, -0.0, 9.0)
     return [
         same_kind("bf16", kind("BF16", 2, 3), BF16_BASE, ulp_of("BF16", BF16_BASE, wanted)),
+        same_kind("sorted", kind("BF16", 2, 3), BF16_BASE, ulp_of("BF16", BF16_BASE, wanted, "exponent")),
         same_kind("i8", kind("I8", 3), b"\x7f\xff\x80", ulp_of("I8", b"\x7f\xff\x80", b"\x80\x01\x81")),
         same_kind("f64", kind("F64", 2), random_bytes(16), ulp_of("F64", random_bytes(16), random_bytes(16, 2))),
         same_kind(
@@ -571,7 +572,7 @@ def squeezable_plan(encoding: str) -> Plan:
 def full_plan() -> Plan:
     """A small pack with everything a pack can hold: a stack of components, a resize, a change of dtype, tensors added,
     removed, aliased and unchanged, side files, metadata, statistics."""
-    combined = EXAMPLES["ulp"]()[3]
+    combined = EXAMPLES["ulp"]()[4]
     spare = np.frombuffer(f32(3.0, 4.0), "<u4")
     rows = sparse.placed(np.array([6, 7, 8]), u16(1, 2, 3), DTYPES["BF16"], 9, "replace")
     grown = Case("grown", kind("BF16", 3, 3), (lowrank_row(), rows), kind("BF16", 2, 3), BF16_BASE)

@@ -213,7 +213,7 @@ def values(suite: Suite) -> None:
             "manifest.value",
             "manifest.value",
         )
-    for key in ("error", "norm", "projection"):
+    for key in ("energy", "error", "norm", "projection", "spectrum"):
         suite.reject(
             f"manifest-stats-{key}-3",
             f"The figure {key} has 3 bytes",
@@ -275,9 +275,11 @@ def values(suite: Suite) -> None:
         ("F32", [1]),
         stats={
             "changed": 1 << 60,
+            "energy": b"\0\0\x80\xbf",
             "error": b"\xff" * 4,
             "norm": bytes.fromhex("0000c07f"),
             "projection": b"\0\0\x80\xff",
+            "spectrum": b"\0\0\x80\xff" * 4,
         },
     )
     suite.accept(

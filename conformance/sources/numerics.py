@@ -774,7 +774,9 @@ def rows(suite: Suite) -> None:
 
 
 def _random_ulp(like: Tensor) -> Component:
-    return Component("ulp", {}, [oracle.Part("diff", 2, from_items(noise(oracle.numel(like.shape), 16, 5), 2))])
+    return Component(
+        "ulp", {"sort": "none"}, [oracle.Part("diff", 2, from_items(noise(oracle.numel(like.shape), 16, 5), 2))]
+    )
 
 
 def widening(suite: Suite) -> None:

@@ -11,6 +11,9 @@ from conformance.assembler.suite import Suite
 from .encoding_words import thin
 from .models import dense, lowrank, q, raw, single, tensor
 
+# bit patterns of F32 whose upper halves are those of BF16 and F16: out of order, both signs, zeros, a NaN, subnormals
+STRAY = (0x40490FDB, 0xBF800000, 0x00000000, 0x7FC00001, 0x3F800000, 0x80000000, 0x40490FDB, 0xC0A00000, 0x00010001)
+
 
 def cases(suite: Suite) -> None:
     for dtype, (bits, _) in WIDTH.items():
@@ -45,7 +48,7 @@ def cases(suite: Suite) -> None:
             single(
                 oracle.Component(
                     "ulp",
-                    {},
+                    {"sort": "none"},
                     [oracle.Part("diff", bits // 8, from_items([0, 1, 2, half - 1, half, top - 1, top], bits // 8))],
                 ),
                 dtype,
@@ -57,7 +60,7 @@ def cases(suite: Suite) -> None:
         )
     for dtype in ("BOOL", "C64"):
         width = WIDTH[dtype][0] // 8
-        component = {"encoding": "ulp", "sha256": bytes(32)}
+        component = {"encoding": "ulp", "sha256": bytes(32), "sort": "none"}
         name = f"ulp-on-{dtype.lower()}"
         suite.accept(
             f"{name}-replaced",
@@ -79,7 +82,7 @@ def cases(suite: Suite) -> None:
             f"ulp-on-{dtype.lower()}",
             f"ulp on a tensor of {dtype}",
             f"dtype-{dtype.lower()}",
-            Change(manifest=[put("tensors/0/components/0", {"encoding": "ulp", "sha256": bytes(32)})]),
+            Change(manifest=[put("tensors/0/components/0", {"encoding": "ulp", "sha256": bytes(32), "sort": "none"})]),
             "manifest.parameter",
             "manifest.parameter/ulp",
             op="validate",
@@ -100,3 +103,66 @@ def cases(suite: Suite) -> None:
         single(oracle.ulp(bytes(4), bits_of("F32", q(-3)), "F32"), "F32", [1], None),
         "ulp.decode num.start",
     )
+    sorted_cases(suite)
+
+
+def sorted_cases(suite: Suite) -> None:
+    """Items by exponent: every dtype that may be sorted, both zeros and NaNs among the values; and a second span."""
+    for dtype in ("BF16", "F16", "F32"):
+        width = WIDTH[dtype][0] // 8
+        start = from_items([pattern >> (32 - 8 * width) for pattern in STRAY], width)
+        wanted = from_items([pattern >> (32 - 8 * width) for pattern in (*STRAY[5:], *STRAY[:5])], width)
+        suite.accept(
+            f"ulp-sorted-{dtype.lower()}",
+            f"Items of {dtype} sorted by exponent, equal ones in order",
+            single(oracle.ulp(start, wanted, dtype, "exponent"), dtype, [len(STRAY)], raw(dtype, [len(STRAY)], start)),
+            "ulp.sort ulp.decode manifest.parameter/ulp-sort",
+        )
+    start = from_items([pattern >> 16 for pattern in STRAY], 2)
+    component = oracle.ulp(
+        start, from_items([pattern >> 16 for pattern in (*STRAY[5:], *STRAY[:5])], 2), "BF16", "exponent"
+    )
+    plain = oracle.Component("ulp", {"sort": "none"}, component.parts)
+    of = suite.accept(
+        "ulp-sorted",
+        "Items of BF16 sorted by exponent, for readers that do not sort",
+        single(component, "BF16", [len(STRAY)], raw("BF16", [len(STRAY)], start)),
+        "ulp.sort",
+    )
+    suite.twin(
+        "ulp-sorted-ignored",
+        "The result of taking sorted items in the order of the elements",
+        of,
+        {"w": oracle.make(raw("BF16", [len(STRAY)], start), "BF16", [len(STRAY)], [plain]).data},
+        "ulp.sort",
+        "A reader that ignores `sort` makes it.",
+    )
+    span = 1 << 18
+    start = from_items([(k * 40503) % 0x7F00 for k in range(span + 3)], 2)
+    wanted = from_items([(k * 40503) % 0x7F00 + (k % 97 == 0) for k in range(span + 3)], 2)
+    suite.accept(
+        "ulp-sorted-spans",
+        "A span of 2^18 elements and one of 3",
+        single(oracle.ulp(start, wanted, "BF16", "exponent"), "BF16", [span + 3], raw("BF16", [span + 3], start)),
+        "ulp.sort",
+    )
+    for dtype in ("F64", "F8_E4M3", "I16"):
+        suite.reject(
+            f"ulp-sorted-{dtype.lower()}",
+            f"Items of {dtype} sorted by exponent",
+            f"ulp-{dtype.lower()}",
+            Change(manifest=[put("tensors/0/components/0/sort", "exponent")]),
+            "manifest.parameter",
+            "manifest.parameter/ulp-sort",
+            op="validate",
+        )
+    for k, text in enumerate(("", "element", "Exponent")):
+        suite.reject(
+            f"ulp-sort-{k}",
+            f"sort is {text!r}",
+            "ulp-bf16",
+            Change(manifest=[put("tensors/0/components/0/sort", text)]),
+            "manifest.parameter",
+            "manifest.parameter/ulp-sort",
+            op="validate",
+        )

@@ -76,8 +76,12 @@ class Additive(Protocol):
 class Rewriting(Protocol):
     """An opened component that works on bit patterns."""
 
-    def rewrite(self, bits: Array, block: Block) -> Array:
-        """The new bit patterns of a flat block, from the present ones."""
+    @property
+    def span(self) -> int:
+        """Elements that must be rewritten together: a run begins at a multiple of it and ends at one or at the end."""
+
+    def rewrite(self, bits: Array, first: int) -> Array:
+        """The new bit patterns of the run of elements from ``first`` on, from the present ones ``bits``, flat."""
 
 
 class Encoding(Protocol):

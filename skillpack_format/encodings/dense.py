@@ -28,8 +28,10 @@ class Params:
 class Replacing:
     values: Array  # (numel,) bit patterns
 
-    def rewrite(self, bits: Array, block: Block) -> Array:
-        return self.values[block.items]
+    span = 1
+
+    def rewrite(self, bits: Array, first: int) -> Array:
+        return self.values[first : first + bits.size]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """``lowrank``: slices of integer factors (spec/encodings/lowrank.md).
 
-A slice adds scale * (Qu^T Qv). The codes are small integers and rank * max|qu| * max|qv| stays within 2^24, so a
+A slice adds scale * (Qu Qv^T). The codes are small integers and rank * max|qu| * max|qv| stays within 2^24, so a
 float32 matrix product computes the sum exactly, in any order, on any device.
 """
 
@@ -37,8 +37,8 @@ class Params:
 @dataclass(frozen=True, slots=True)
 class OpenSlice:
     scales: NDArray[np.float32]  # (stack,)
-    u: NDArray[np.int8]  # (stack, rank, rows)
-    v: NDArray[np.int8]  # (stack, rank, cols)
+    u: NDArray[np.int8]  # (stack, rows, rank)
+    v: NDArray[np.int8]  # (stack, cols, rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Adding:
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
         for each in self.slices:
-            left = bench.factor(np.ascontiguousarray(each.u[block.matrix, :, block.first : block.last].T))  # (rows, r)
-            product = bench.product(left, bench.factor(each.v[block.matrix]))  # (rows, cols)
+            left = bench.factor(each.u[block.matrix, block.first : block.last])  # (rows, r)
+            product = bench.product(left, bench.factor(each.v[block.matrix].T))  # (rows, cols)
             product *= float(each.scales[block.matrix])  # exact: 24 + 24 bits
             acc += product
 
@@ -102,7 +102,7 @@ def _open_slice(k: int, params: SliceParams, whole: Params, grid: Grid, parts: P
     require_scales(scales, where)
     factors = []
     for name, dim, bits in (("u", grid.rows, params.bits_u), ("v", grid.cols, params.bits_v)):
-        shape = (grid.stack, params.rank, dim)
+        shape = (grid.stack, dim, params.rank)
         codes = packing_of.unpack(parts[f"{name}{k}"], grid.stack * params.rank * dim, bits, whole.packing, where)
         factors.append((codes - np.uint8(1 << (bits - 1))).view(np.int8).reshape(shape))  # wraps below zero, as meant
     return OpenSlice(scales, *factors)
@@ -127,7 +127,8 @@ def packed(slices: Sequence[IntegerSlice], packing: str) -> Encoded:
         bits = {name: packing_of.bits_needed(codes) for name, codes in (("u", each.u), ("v", each.v))}
         parts[f"scales{k}"] = np.ascontiguousarray(each.scales, "<f4").view("<u4")
         for name, codes in (("u", each.u), ("v", each.v)):
-            offset = codes.view(np.uint8) + np.uint8(1 << (bits[name] - 1))  # wraps back above zero
+            lying = np.ascontiguousarray(codes.swapaxes(1, 2)).view(np.uint8)  # (stack, rows or cols, r)
+            offset = lying + np.uint8(1 << (bits[name] - 1))  # wraps back above zero
             parts[f"{name}{k}"] = packing_of.pack(offset, bits[name], packing)
         listed.append({"bits_u": bits["u"], "bits_v": bits["v"], "rank": int(each.u.shape[1])})
     return Encoded("lowrank", {"packing": packing, "slices": listed}, parts)

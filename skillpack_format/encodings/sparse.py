@@ -41,17 +41,19 @@ class _Placed:
     positions: Positions
     values: Array
 
-    def within(self, block: Block) -> tuple[Positions, Array]:
-        """Positions relative to the block, and their values."""
-        first, last = np.searchsorted(self.positions, (block.items.start, block.items.stop))
-        return self.positions[first:last] - block.items.start, self.values[first:last]
+    def within(self, start: int, stop: int) -> tuple[Positions, Array]:
+        """Positions in a run of elements, relative to its ``start``, and their values."""
+        first, last = np.searchsorted(self.positions, (start, stop))
+        return self.positions[first:last] - start, self.values[first:last]
 
 
 class Replacing(_Placed):
     """Values are bit patterns of the target's dtype."""
 
-    def rewrite(self, bits: Array, block: Block) -> Array:
-        positions, values = self.within(block)
+    span = 1
+
+    def rewrite(self, bits: Array, first: int) -> Array:
+        positions, values = self.within(first, first + bits.size)
         rewritten = bits.copy()
         rewritten[positions] = values
         return rewritten
@@ -61,10 +63,10 @@ class Adding(_Placed):
     """Values are finite float32."""
 
     def touched(self, block: Block) -> Positions | None:
-        return self.within(block)[0]
+        return self.within(block.items.start, block.items.stop)[0]
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        positions, values = self.within(block)
+        positions, values = self.within(block.items.start, block.items.stop)
         acc.reshape(-1)[bench.index(positions)] += bench.float64(values)
 
 

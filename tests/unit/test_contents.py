@@ -30,7 +30,7 @@ from skillpack_format.manifest import BaseRef, Component, Entry, Manifest, Resul
 from skillpack_format.storage import Chunk, Extent
 
 A, B = bytes([1]) * 32, bytes([2]) * 32
-ULP = ("ulp", {})
+ULP = ("ulp", {"sort": "none"})
 REPLACE = ("dense", {"dtype": "F32", "mode": "replace"})
 ADD = ("dense", {"dtype": "BF16", "mode": "add"})
 

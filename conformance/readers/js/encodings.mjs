@@ -265,11 +265,12 @@ const lowrank = {
           const e = Math.floor(row / m);
           const i = row - e * m;
           for (const { rank, midU, midV, scales, u, v } of slices) {
-            dot.fill(0, 0, j1 - j0);
-            for (let k = 0; k < rank; k++) {
-              const a = u[(e * rank + k) * m + i] - midU;
-              const first = (e * rank + k) * n;
-              for (let j = j0; j < j1; j++) dot[j - j0] += a * (v[first + j] - midV);
+            const left = (e * m + i) * rank;
+            for (let j = j0; j < j1; j++) {
+              const right = (e * n + j) * rank;
+              let sum = 0;
+              for (let k = 0; k < rank; k++) sum += (u[left + k] - midU) * (v[right + k] - midV);
+              dot[j - j0] = sum;
             }
             for (let j = j0; j < j1; j++) acc[at + j - j0] += dot[j - j0] * scales[e];
           }
@@ -388,11 +389,31 @@ function ulp64(kind, bits, diff) {
 
 const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
+const STORED = { F32: 23, F16: 10, BF16: 7 };
+
+/** [ulp.sort]: the element that each place of `diff` belongs to. */
+function sortedElements(bits, { name, width }) {
+  const get = `getUint${8 * width}`;
+  const exponent = (x) => (bits[get](x * width, true) % 2 ** (8 * width - 1)) >>> STORED[name];
+  const count = bits.byteLength / width;
+  const elements = new Uint32Array(count);
+  for (let first = 0; first < count; first += 2 ** 18) {
+    const last = Math.min(count, first + 2 ** 18);
+    const places = new Uint32Array(257);                     // where the elements of each exponent begin, in this span
+    for (let x = first; x < last; x++) places[exponent(x) + 1]++;
+    for (let k = 1; k < 257; k++) places[k] += places[k - 1];
+    for (let x = first; x < last; x++) elements[first + places[exponent(x)]++] = x;
+  }
+  return elements;
+}
+
 const ulp = {
-  keys: {},
+  keys: { sort: 'str' },
   read(f, t, where) {
     if (!t.dtype.ulp) parameter(`ulp on ${t.dtype.name}`, where);                               // [manifest.parameter/ulp]
-    return {};
+    const sort = choice(f.sort, ['exponent', 'none'], 'sort', where);                           // [manifest.parameter/ulp-sort]
+    if (sort === 'exponent' && !(t.dtype.name in STORED)) parameter(`sort ${sort} of ${t.dtype.name}`, where);
+    return { sort };
   },
   additive: () => false,
   *parts(p, t) {
@@ -412,8 +433,10 @@ const ulp = {
         const half = 2 ** (8 * width - 1);
         const get = `getUint${8 * width}`;
         const set = `setUint${8 * width}`;
-        for (let x = 0; x < bytes.length; x += width) {
-          const z = diff[get](x, true);
+        const elements = p.sort === 'exponent' ? sortedElements(bits, t.dtype) : null;
+        for (let place = 0; place < bytes.length; place += width) {
+          const x = elements ? elements[place / width] * width : place;
+          const z = diff[get](place, true);
           const d = z % 2 ? -(z + 1) / 2 : z / 2;
           let o = order(bits[get](x, true), half) + d;
           if (o < 0) o += 2 * half; else if (o >= 2 * half) o -= 2 * half;

@@ -63,8 +63,9 @@ function readComponent(value, t, limits, where) {
 }
 
 function readStats(value, where) {
-  const f = fields(value, { changed: 'int?', error: 'bin?', norm: 'bin?', projection: 'bin?' }, where);
-  for (const key of ['error', 'norm', 'projection']) if (f[key]) bin(f[key], 4, where);         // [manifest.value]
+  const figures = { energy: 4, error: 4, norm: 4, projection: 4, spectrum: 16 };
+  const f = fields(value, { changed: 'int?', energy: 'bin?', error: 'bin?', norm: 'bin?', projection: 'bin?', spectrum: 'bin?' }, where);
+  for (const [key, length] of Object.entries(figures)) if (f[key]) bin(f[key], length, where);  // [manifest.value]
 }
 
 function readEntry(value, limits, before) {

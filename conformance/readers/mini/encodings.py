@@ -289,14 +289,12 @@ class Lowrank(Component):
         for r, scales, u, v in self.slices:  # lowrank.contribution
             for e in range(stack):
                 for i in range(m):
-                    dots = [0] * n  # the exact integer dot products of row i
-                    for k in range(r):
-                        row = (e * r + k) * n
-                        u_value = u[(e * r + k) * m + i]
-                        dots = [d + u_value * v_value for d, v_value in zip(dots, v[row : row + n], strict=True)]
-                    x = (e * m + i) * n
+                    left = u[(e * m + i) * r : (e * m + i + 1) * r]
                     for j in range(n):
-                        acc[x + j] = acc[x + j] + float(dots[j]) * scales[e]
+                        right = v[(e * n + j) * r : (e * n + j + 1) * r]
+                        dot = sum(a * b for a, b in zip(left, right, strict=True))  # an exact integer
+                        x = (e * m + i) * n + j
+                        acc[x] = acc[x] + float(dot) * scales[e]
 
 
 class Factors(Component):
@@ -378,12 +376,16 @@ class Ulp(Component):
     """encodings/ulp.md"""
 
     name = "ulp"
+    required: ClassVar = {"sort": "str"}
 
     def is_additive(self) -> bool:
         return False
 
     def check(self) -> None:
-        self.allow(self.tensor.dtype.ulp, f"ulp does not work on {self.tensor.dtype.name}")  # manifest.parameter/ulp
+        dtype = self.tensor.dtype
+        self.allow(dtype.ulp, f"ulp does not work on {dtype.name}")  # manifest.parameter/ulp
+        # manifest.parameter/ulp-sort
+        self.allow(self.p["sort"] == "none" or (self.p["sort"] == "exponent" and dtype.name in ARITHMETIC), "sort")
 
     def make_parts(self) -> list[Part]:
         return [Part("diff", self.tensor.dtype.width, self.tensor.elements)]
@@ -393,12 +395,16 @@ class Ulp(Component):
 
     def rewrite(self, bits: bytes) -> bytes:
         dtype = self.tensor.dtype
-        result = []
-        for z, old in zip(self.diff, to_ints(bits, dtype.width), strict=True):  # ulp.decode
+        patterns = to_ints(bits, dtype.width)
+        elements = list(range(len(patterns)))
+        if self.p["sort"] == "exponent":  # ulp.sort; Python's sort is stable
+            stored = {"F32": 23, "F16": 10, "BF16": 7}[dtype.name]
+            elements.sort(key=lambda x: (x // 2**18, patterns[x] % 2 ** (dtype.bits - 1) // 2**stored))
+        for x, z in zip(elements, self.diff, strict=True):  # ulp.decode
             d = z // 2 if z % 2 == 0 else -(z + 1) // 2
-            o = (order(old, dtype.bits, dtype.kind) + d) % 2**dtype.bits
-            result.append(bits_of(o, dtype.bits, dtype.kind))
-        return from_ints(result, dtype.width)
+            o = (order(patterns[x], dtype.bits, dtype.kind) + d) % 2**dtype.bits
+            patterns[x] = bits_of(o, dtype.bits, dtype.kind)
+        return from_ints(patterns, dtype.width)
 
 
 def order(bits: int, w: int, kind: str) -> int:

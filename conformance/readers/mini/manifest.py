@@ -17,7 +17,8 @@ FILE_KEYS = {"length": "integer", "name": "str", "sha256": "bin 32"}
 ENTRY_KEYS = {"class": "str", "module": "str", "name": "str"}
 ENTRY_OPTIONAL = {"alias": "str", "base": "map", "components": "array", "result": "map", "stats": "map"}
 TENSOR_KEYS = {"dtype": "str", "sha256": "bin 32", "shape": "array"}
-STATS_OPTIONAL = {"changed": "integer", "error": "bin 4", "norm": "bin 4", "projection": "bin 4"}
+STATS_OPTIONAL = dict.fromkeys(("energy", "error", "norm", "projection"), "bin 4")
+STATS_OPTIONAL |= {"changed": "integer", "spectrum": "bin 16"}
 TENSOR_CLASSES = ("embedding", "head", "attention", "mlp", "expert", "router", "norm", "bias", "other")
 FILE_NAMES = (
     "added_tokens.json chat_template.jinja config.json generation_config.json merges.txt preprocessor_config.json"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from builders import hexed, kind, made_directly, refused, same_kind, u16, ulp_of
+from builders import hexed, kind, made_directly, random_bytes, refused, same_kind, u16, ulp_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skillpack_format.contents import target_of
 from skillpack_format.dtypes import DTYPES
+from skillpack_format.encodings import ulp
 from skillpack_format.encodings._base import Encoded, PartSpec
 from skillpack_format.encodings.ulp import ENCODING, difference
 
@@ -19,18 +22,21 @@ ORDERED = [name for name, each in DTYPES.items() if each.kind in ("float", "int"
 @pytest.mark.parametrize("dtype", ORDERED)
 def test_takes_every_ordered_dtype(dtype: str) -> None:
     target = target_of(kind(dtype, 3))
-    params = ENCODING.parse({}, target, "here")
+    params = ENCODING.parse({"sort": "none"}, target, "here")
     assert not ENCODING.adds(params)
     assert ENCODING.parts(params, target) == (PartSpec("diff", DTYPES[dtype].itemsize, 3),)
 
 
 @pytest.mark.parametrize("dtype", sorted(set(DTYPES) - set(ORDERED)))
 def test_refuses_every_other_dtype(dtype: str) -> None:
-    assert refused("manifest.parameter", ENCODING.parse, {}, target_of(kind(dtype, 4)), "here").where == "here"
+    assert (
+        refused("manifest.parameter", ENCODING.parse, {"sort": "none"}, target_of(kind(dtype, 4)), "here").where
+        == "here"
+    )
 
 
 def test_has_no_parameters() -> None:
-    refused("manifest.unknown-key", ENCODING.parse, {"order": 1}, target_of(kind("U8", 1)), "here")
+    refused("manifest.unknown-key", ENCODING.parse, {"order": 1, "sort": "none"}, target_of(kind("U8", 1)), "here")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,7 @@ def test_gives_back_every_pair_of_patterns(dtype: str, data: st.DataObject) -> N
         st.lists(st.tuples(st.integers(0, (1 << width) - 1), st.integers(0, (1 << width) - 1)), min_size=1, max_size=20)
     )
     start, wanted = (np.array(each, DTYPES[dtype].bit_pattern) for each in zip(*pairs, strict=True))
-    case = same_kind("t", kind(dtype, len(pairs)), start.tobytes(), difference(start, wanted, DTYPES[dtype]))
+    case = same_kind("t", kind(dtype, len(pairs)), start.tobytes(), difference(start, wanted, DTYPES[dtype], "none"))
     assert made_directly(case) == wanted.tobytes()
 
 
@@ -75,7 +81,10 @@ def test_the_order_of_patterns_is_the_order_of_values(dtype: str) -> None:
     signed[signed >= 1 << 15] -= 1 << 16  # the line is a ring: far up is a little down
     zigzag = np.where(signed >= 0, 2 * signed, -2 * signed - 1).astype("<u2")
     made = np.frombuffer(
-        made_directly(same_kind("t", kind(dtype, steps), start.tobytes(), Encoded("ulp", {}, {"diff": zigzag}))), "<u2"
+        made_directly(
+            same_kind("t", kind(dtype, steps), start.tobytes(), Encoded("ulp", {"sort": "none"}, {"diff": zigzag}))
+        ),
+        "<u2",
     )
     values = (made.astype("<u4") << 16).view("<f4") if dtype == "BF16" else made.view("<f2")
     assert (np.diff(values.astype(np.float64)[1:-1]) >= 0).all()
@@ -84,4 +93,38 @@ def test_the_order_of_patterns_is_the_order_of_values(dtype: str) -> None:
 
 
 def test_no_difference_is_all_zeros() -> None:
-    assert not difference(u16(1, 0x7FC1), u16(1, 0x7FC1), DTYPES["BF16"]).parts["diff"].any()
+    assert not difference(u16(1, 0x7FC1), u16(1, 0x7FC1), DTYPES["BF16"], "none").parts["diff"].any()
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", "I32", "U8"])
+def test_refuses_to_sort_what_has_no_exponent_of_the_table(dtype: str) -> None:
+    refused("manifest.parameter", ENCODING.parse, {"sort": "exponent"}, target_of(kind(dtype, 4)), "here")
+
+
+@pytest.mark.parametrize("sort", ["element", "", "Exponent"])
+def test_refuses_another_sort(sort: str) -> None:
+    refused("manifest.parameter", ENCODING.parse, {"sort": sort}, target_of(kind("F32", 4)), "here")
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_sorted_items_stand_in_the_order_of_exponents_within_a_span(dtype: str) -> None:
+    count = ulp.SPAN + 1000  # a second span begins anew
+    pattern = DTYPES[dtype].bit_pattern
+    start = np.frombuffer(random_bytes(count * pattern.itemsize), pattern)
+    wanted = np.frombuffer(random_bytes(count * pattern.itemsize, 2), pattern)
+    plain, moved = (difference(start, wanted, DTYPES[dtype], sort) for sort in ulp.SORTS[::-1])
+    stored = {"BF16": 7, "F16": 10, "F32": 23}[dtype]
+    exponent = (start & pattern.type((1 << (DTYPES[dtype].bits - 1)) - 1)) >> pattern.type(stored)
+    order = sorted(range(count), key=lambda x: (x // ulp.SPAN, exponent[x]))
+    assert moved.parts["diff"].tolist() == plain.parts["diff"][order].tolist()
+    assert made_directly(same_kind("t", kind(dtype, count), start.tobytes(), moved)) == wanted.tobytes()
+
+
+def test_a_run_of_whole_spans_can_be_rewritten_alone() -> None:
+    start, wanted = (np.frombuffer(random_bytes(2 * (2 * ulp.SPAN + 10), seed), "<u2") for seed in (1, 2))
+    what = kind("BF16", start.size)
+    params, parts = {"sort": "exponent"}, difference(start, wanted, DTYPES["BF16"], "exponent").parts
+    opened: Any = ENCODING.open(ENCODING.parse(params, target_of(what), ""), target_of(what), parts, "")
+    assert opened.span == ulp.SPAN
+    for first, last in ((0, ulp.SPAN), (ulp.SPAN, start.size), (2 * ulp.SPAN, start.size)):
+        assert opened.rewrite(start[first:last], first).tolist() == wanted[first:last].tolist()
