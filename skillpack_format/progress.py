@@ -70,6 +70,9 @@ def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> 
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - inspect names this module and starts no thread
 
     _require_threads(threads)
+    if threads == 1:  # nothing to hand to another thread, and nothing that could wait for one
+        yield from ((job, _run(work, job, threads)) for job in jobs)
+        return
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[Job, Future[Done]]] = deque()
         try:
@@ -91,6 +94,9 @@ def as_done(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> I
     from concurrent.futures import ThreadPoolExecutor, as_completed  # noqa: PLC0415 - as above
 
     _require_threads(threads)
+    if threads == 1:  # as above
+        yield from ((job, _run(work, job, threads)) for job in jobs)
+        return
     with ThreadPoolExecutor(threads) as pool:
         running = {pool.submit(_run, work, job, threads): job for job in jobs}
         try:

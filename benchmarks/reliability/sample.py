@@ -11,12 +11,16 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.reliability import faults, powerloss, shim
+from benchmarks.reliability import allocations, faults, powerloss, shim
 from benchmarks.reliability.scenes import Stage
 
 
 def main() -> None:
     what, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    if what == "allocations":
+        tally = allocations.run(count, folder)
+        print(json.dumps({"tried": tally.tried, "bad": tally.bad}))
+        return
     if not shim.Shim.is_loaded():
         shim.restart_under(shim.build(folder))
     root = folder / "root"
@@ -26,14 +30,14 @@ def main() -> None:
         print(json.dumps({"tried": tried.points, "total": total, "resumed": tried.resumed, "bad": tried.bad}))
         return
     stage = Stage(root)
-    tally = powerloss.Tally()
+    lost = powerloss.Tally()
     for scene in stage.scenes():
         if scene.writes:
             events = powerloss.trace(stage, scene)
             if what == "without-fsync":
                 events = [event for event in events if event.call != "fsync"]
-            powerloss.lose_power(stage, scene, events, count, 0 if what == "without-fsync" else 2, tally)
-    print(json.dumps({"tried": tally.states, "resumed": tally.recovered, "bad": tally.bad}))
+            powerloss.lose_power(stage, scene, events, count, 0 if what == "without-fsync" else 2, lost)
+    print(json.dumps({"tried": lost.states, "resumed": lost.recovered, "bad": lost.bad}))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ SHAPES: Final = {
     "layers.0.norm.weight": (4,),
     "lm_head.weight": (8, 4),
 }
+PATIENCE_SECONDS: Final = 120  # a command that takes longer waits for what never comes, and is killed
 DOCUMENTED: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 130, 141})  # spec/errors.md, without 70: an internal error is a bug
 
 
@@ -58,7 +59,7 @@ class Ended:
 
 
 class Stage:
-    """Inputs, a box for the output, and commands run in forks of this process, which runs under the shim."""
+    """Inputs, a box for the output, and commands run in forks of this process, under the shim if there is one."""
 
     def __init__(self, root: Path) -> None:
         self.files = root / "files"
@@ -66,7 +67,7 @@ class Stage:
         self.box = self.files / "box"
         self.said = root / "said"
         self.seen = root / "calls"
-        self.shim = Shim()
+        self.shim = Shim() if Shim.is_loaded() else None
         self.inputs.mkdir(parents=True)
         make_inputs(self.inputs)
         for pack in ("a", "b"):
@@ -97,7 +98,7 @@ class Stage:
             assert old != new or not scene.writes
             assert leftovers(self.box) == []
             found.append(replace(scene, old=old, new=new))
-        return found + [self._stopped(scene) for scene in found if scene.writes]
+        return found + [self._stopped(scene) for scene in found if scene.writes and self.shim]
 
     def _stopped(self, scene: Scene) -> Scene:
         """The scene again, with what a run leaves that was killed just before it would have published."""
@@ -117,18 +118,32 @@ class Stage:
         scene.prepare(self.box)
 
     def run(
-        self, arguments: Sequence[str], nth: int = -1, mode: str = "count", number: int = 0, trace: int = -1
+        self,
+        arguments: Sequence[str],
+        nth: int = -1,
+        mode: str = "count",
+        number: int = 0,
+        trace: int = -1,
+        starve: Callable[[], None] = lambda: None,
     ) -> Ended:
-        """Run a command in a fork, its ``nth`` call going wrong."""
+        """Run a command in a fork, its ``nth`` call going wrong, or with less of something once ``starve`` has run."""
         child = os.fork()
         if child == 0:
-            self._be_child(arguments, nth, mode, number, trace)
+            self._be_child(arguments, nth, mode, number, trace, starve)
         _, status = os.waitpid(child, 0)
         calls = self.seen.read_text().split() if self.seen.exists() else []
         self.seen.unlink(missing_ok=True)
         return Ended(os.waitstatus_to_exitcode(status), self.said.read_text(), calls)
 
-    def _be_child(self, arguments: Sequence[str], nth: int, mode: str, number: int, trace: int) -> None:
+    def _be_child(
+        self,
+        arguments: Sequence[str],
+        nth: int,
+        mode: str,
+        number: int,
+        trace: int,
+        starve: Callable[[], None],
+    ) -> None:
         status = 71
         try:
             said = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -136,16 +151,21 @@ class Stage:
             os.dup2(said, 2)
             os.chdir(self.box)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            self.shim.arm(self.files, nth, mode, number, trace)
+            signal.alarm(PATIENCE_SECONDS)
+            words = list(arguments)
+            if self.shim:
+                self.shim.arm(self.files, nth, mode, number, trace)
             try:
-                skillpack.main(list(arguments), prog_name="skillpack")
+                starve()
+                skillpack.main(words, prog_name="skillpack")
             except SystemExit as ended:
                 status = ended.code if isinstance(ended.code, int) else 0
             finally:
-                self.shim.disarm()
+                if self.shim:
+                    self.shim.disarm()
             sys.stdout.flush()
             sys.stderr.flush()
-            if mode == "count":
+            if self.shim and mode == "count":
                 self.seen.write_text(" ".join(self.shim.calls()))
         finally:
             os._exit(status)

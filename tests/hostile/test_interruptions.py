@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import subprocess
@@ -10,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from builders import refused
 
+import skillpack_format as skp
 from benchmarks.reliability import bases, damage, races, shim
+from benchmarks.reliability.scenes import leftovers, make_inputs
+from skillpack_format.arithmetic import NumpyBench
+from skillpack_format.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 needs_shim = pytest.mark.skipif(shim.why_not() is not None, reason=f"no faults can be injected: {shim.why_not()}")
@@ -48,6 +55,29 @@ def test_the_simulation_of_power_loss_notices_missing_fsyncs(tmp_path: Path) -> 
     found = sample("without-fsync", 4, tmp_path)
     assert any("neither old nor new" in each for each in found["bad"])
     assert any("old after success" in each for each in found["bad"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("_testcapi") is None, reason="this Python came without its test support")
+def test_memory_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+    found = sample("allocations", 40, tmp_path)
+    assert found["bad"] == []
+    assert found["tried"] == 44
+
+
+def test_memory_that_the_gpu_has_not_is_said_in_words(tmp_path: Path) -> None:
+    """torch's own error, raised where a GPU would raise it."""
+
+    class SmallGpu(NumpyBench):
+        def float64(self, values: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    make_inputs(tmp_path)
+    base, out = tmp_path / "base", tmp_path / "out"
+    skp.convert(base, tmp_path / "tuned", tmp_path / "p.skp", skp.ConvertOptions(recipe=RECIPES["standard"]))
+    found = refused("resource.memory", skp.apply, base, [tmp_path / "p.skp"], out, skp.ApplyOptions(bench=SmallGpu()))
+    assert found.exit_status == 5
+    assert not out.exists()
+    assert leftovers(tmp_path) == []
 
 
 def test_races_show_old_or_new_alone(tmp_path: Path) -> None:
