@@ -32,6 +32,7 @@ FORBIDDEN: Final = (
     " socket. pickle. winreg. webbrowser.open urllib.Request ftplib. smtplib. sqlite3. cpython.run_ os.chown"
 ).split()
 INTERNAL: Final = 70
+LOADED: Final = "/proc/self/maps"  # where threadpoolctl looks for the libraries that have threads
 WRITING: Final = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 PACKAGES: Final = tuple(os.path.dirname(each.__file__ or "") for each in (skillpack_format, skillpack_tools))
 SCHEMES: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -70,6 +71,8 @@ class Watch:
     def _judge_path(self, event: str, path: object) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a descriptor that is open already
+        if event == "open" and path == LOADED:
+            return
         real = os.path.realpath(os.fsdecode(path))
         is_library = real.startswith(LIBRARY) and event == "open"
         if not (is_library or real.startswith(self.named) or real in self.folders):
