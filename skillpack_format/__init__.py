@@ -26,49 +26,63 @@ if TYPE_CHECKING:
     from skillpack_format.ops.conversion import ConversionReport, convert
     from skillpack_format.ops.conversion import Options as ConvertOptions
     from skillpack_format.ops.inspection import InspectionReport, inspect
+    from skillpack_format.ops.slices import Applied, AppliedSlice, open_applied
     from skillpack_format.ops.validation import ValidationReport, validate
     from skillpack_format.reader import Pack, TensorInfo, open_pack
+    from skillpack_format.signatures import SignatureReport, sign, verify
 
 # Where each public name lives, loaded when it is first asked for: a command that inspects does not wait for the
 # machinery that converts. A test holds the table, the imports and __all__ together.
 _HOMES = {
     "ApplicationReport": "ops.application",
+    "Applied": "ops.slices",
+    "AppliedSlice": "ops.slices",
     "ApplyOptions": "ops.application:Options",
     "ConversionReport": "ops.conversion",
     "ConvertOptions": "ops.conversion:Options",
     "InspectionReport": "ops.inspection",
     "Limits": "limits",
     "Pack": "reader",
+    "SignatureReport": "signatures",
     "SkillPackError": "errors",
     "TensorInfo": "reader",
     "ValidationReport": "ops.validation",
     "apply": "ops.application",
     "convert": "ops.conversion",
     "inspect": "ops.inspection",
+    "open_applied": "ops.slices",
     "open_pack": "reader",
     "prove": "ops.application",
     "safe_open": "opening",
+    "sign": "signatures",
     "validate": "ops.validation",
+    "verify": "signatures",
 }
 
 __all__ = [
     "ApplicationReport",
+    "Applied",
+    "AppliedSlice",
     "ApplyOptions",
     "ConversionReport",
     "ConvertOptions",
     "InspectionReport",
     "Limits",
     "Pack",
+    "SignatureReport",
     "SkillPackError",
     "TensorInfo",
     "ValidationReport",
     "apply",
     "convert",
     "inspect",
+    "open_applied",
     "open_pack",
     "prove",
     "safe_open",
+    "sign",
     "validate",
+    "verify",
 ]
 
 

@@ -8,6 +8,7 @@ so all benches give the same bits.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 EXACT_PRODUCT: Final = 1 << 24  # num.exact-product: float32 holds every integer up to here
 MAX_SLICES: Final = 64  # of a low-rank component; bands of factors likewise
 SMALLEST_SCALE: Final = 2.0**-100  # payload.scale: products with codes and bases never become subnormal
-_BLOCK_ITEMS: Final = 1 << 20  # 8 MiB of float64: fits caches better than whole tensors, changes no result
+BLOCK_ITEMS: Final = 1 << 18  # 2 MiB of float64: every step finds what the one before left in the cache
 
 DeviceArray = Any  # what a bench computes with: numpy.ndarray or torch.Tensor
 
@@ -47,11 +48,11 @@ class Grid:
     def items(self) -> int:
         return self.stack * self.rows * self.cols
 
-    def blocks(self) -> Iterator[Block]:
-        """Every element once, in order."""
+    def blocks(self, items: int = BLOCK_ITEMS) -> Iterator[Block]:
+        """Every element once, in order, about ``items`` at a time; how many changes no result."""
         if self.items == 0:
             return
-        step = max(1, _BLOCK_ITEMS // self.cols)
+        step = max(1, items // self.cols)
         for matrix in range(self.stack):
             for first in range(0, self.rows, step):
                 yield Block(self, matrix, first, min(first + step, self.rows))
@@ -86,6 +87,14 @@ class Block:
 class Bench(Protocol):
     """The device an accumulator lives on."""
 
+    @property
+    def block_items(self) -> int:
+        """How many elements to work on at a time."""
+
+    @property
+    def estimates(self) -> bool:
+        """Whether float32 estimates on the host (``estimation``) are faster than exact sums here; same bits."""
+
     def float64(self, values: NDArray[Any]) -> DeviceArray:
         """``values`` widened exactly to float64 on the device, same shape."""
 
@@ -93,7 +102,10 @@ class Bench(Protocol):
         """Integer codes as the operand of ``product``."""
 
     def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        """The exact integer product (rows, r) @ (r, cols) as float64; every sum stays within 2^24."""
+        """The exact integer product (rows, r) @ (r, cols) as float64; every sum stays within 2^24.
+
+        It is the caller's to change, until it asks for the next one in the same thread.
+        """
 
     def index(self, positions: NDArray[np.int64]) -> DeviceArray:
         """``positions`` for indexing a device array."""
@@ -102,8 +114,30 @@ class Bench(Protocol):
         """``acc`` rounded to float32, nearest even, on the host."""
 
 
+class Scratch:
+    """Arrays that each thread uses again and again: fresh memory costs more than what is done in it."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def take(self, name: str, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
+        """The thread's array of that name, its content whatever it was."""
+        items = shape[0] * shape[1]
+        whole: NDArray[Any] | None = getattr(self._local, name, None)
+        if whole is None or whole.size < items:
+            whole = np.empty(items, dtype)
+            setattr(self._local, name, whole)
+        return whole[:items].reshape(shape)
+
+
 class NumpyBench:
     """The reference bench."""
+
+    block_items = BLOCK_ITEMS
+    estimates = True
+
+    def __init__(self) -> None:
+        self._scratch = Scratch()
 
     def float64(self, values: NDArray[Any]) -> DeviceArray:
         return values.astype(np.float64)
@@ -112,7 +146,11 @@ class NumpyBench:
         return codes.astype(np.float32)
 
     def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        return (left @ right).astype(np.float64)
+        shape = (left.shape[0], right.shape[1])
+        narrow = np.matmul(left, right, out=self._scratch.take("narrow", shape, np.float32))
+        wide = self._scratch.take("wide", shape, np.float64)
+        np.copyto(wide, narrow)
+        return wide
 
     def index(self, positions: NDArray[np.int64]) -> DeviceArray:
         return positions
@@ -129,11 +167,16 @@ NUMPY_BENCH: Final = NumpyBench()
 def round_to_bits(values: NDArray[np.float32], dtype: DType, where: str) -> Array:
     """float32 to the result dtype, nearest even (num.round); payload.overflow when a value leaves its range."""
     bits = float32_to_bits(values, dtype)
+    require_range(bits, dtype, where)
+    return bits
+
+
+def require_range(bits: Array, dtype: DType, where: str) -> None:
+    """Raise payload.overflow when a rounded sum is infinite."""
     limit = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype.name]
     magnitude = bits & bits.dtype.type((1 << (dtype.bits - 1)) - 1)
     if (magnitude >= limit).any():
         raise error("payload.overflow", where, f"a result is outside the range of {dtype.name}")
-    return bits
 
 
 def require_finite(values: NDArray[Any], where: str, what: str) -> None:

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from skillpack_format.bits import join_planes, split_planes
 from skillpack_format.catalog import codec_named, encoding_named
-from skillpack_format.digest import TensorKind
+from skillpack_format.codecs._base import Codec
+from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import Array, dtype_named
 from skillpack_format.encodings._base import Encoded, Encoding, PartSpec, Target
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.manifest import Component, Entry, Manifest, Report, raise_first
-from skillpack_format.storage import Extent, chunk_record
+from skillpack_format.manifest import Component, Entry, Manifest, Report, SideFile, raise_first
+from skillpack_format.storage import Chunk, Extent, chunk_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,11 @@ class Contents:
     all: tuple[Content, ...]
     components: dict[str, tuple[PlannedComponent, ...]]
     first_file: int
+    first_layout: int
+
+    def of(self, name: str) -> list[Content]:
+        """The contents of a tensor's components, in their order."""
+        return [self.all[each.segment] for each in self.components[name]]
 
 
 def plan(manifest: Manifest, limits: Limits = DEFAULT_LIMITS, report: Report = raise_first) -> Contents:
@@ -72,8 +78,16 @@ def plan(manifest: Manifest, limits: Limits = DEFAULT_LIMITS, report: Report = r
             continue
         components[entry.name] = planned
         contents += found
-    files = [Content(f"file {each.name}", (PartSpec("bytes", 1, each.nbytes),), each.sha256) for each in manifest.files]
-    return Contents((*contents, *files), components, len(contents))
+    files = [_file_content(f"file {each.name}", each) for each in manifest.files]
+    layout = (
+        [_file_content(f"layout {each.name}", each) for each in manifest.layout.contents] if manifest.layout else []
+    )
+    first_file = len(contents)
+    return Contents((*contents, *files, *layout), components, first_file, first_file + len(files))
+
+
+def _file_content(where: str, each: SideFile) -> Content:
+    return Content(where, (PartSpec("bytes", 1, each.nbytes),), each.sha256)
 
 
 def plane_lengths(parts: Sequence[PartSpec]) -> list[int]:
@@ -101,6 +115,7 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
     target = target_of(entry.result.kind)
     planned: list[PlannedComponent] = []
     contents: list[Content] = []
+    products = 0
     for index, component in enumerate(entry.components):
         place = f"{where} component {index}"
         encoding = encoding_named(component.encoding, place)
@@ -109,6 +124,8 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
         content = Content(f"{place} ({encoding.name})", encoding.parts(params, target), component.sha256)
         limits.require("tensor_bytes", sum(part.nbytes for part in content.parts), place)
         contents.append(content)
+        products += target.numel * encoding.terms(params)
+    limits.require("tensor_products", products, where)
     _check_stack(entry, planned, target, where)
     return tuple(planned), contents
 
@@ -170,38 +187,64 @@ def store_encoded(
     return store(parts, [spec.width for spec in specs], codec_name, chunk_bytes, thorough=thorough)
 
 
-def load(content: Content, extent: Extent, read_at: Callable[[int, int], bytes | bytearray]) -> dict[str, Array]:
+Reader = Callable[[int, int], bytes | bytearray]  # (offset, count): that many bytes of DATA
+
+
+def load(content: Content, extent: Extent, read_at: Reader) -> dict[str, Array]:
     """The parts of a content, decoded and proved (integrity.chunk, payload.frame, integrity.content).
 
-    ``read_at(offset, count)`` reads DATA. Each chunk's CRC-32 is compared before its codec sees it, the digest of the
-    whole before anything else does.
+    Each chunk's CRC-32 is compared before its codec sees it, the digest of the whole before anything else does.
     """
     codec = codec_named(extent.codec, content.where)
     planes = [np.empty(length, np.uint8) for length in content.planes]
     digest = hashlib.sha256()
     stored = memoryview(read_at(extent.offset, extent.length))
-    chunks = iter(extent.chunks)
-    at = 0
+    for index, start, at, chunk in _placed_chunks(content, extent):
+        piece = stored[at : at + chunk.stored]
+        planes[index][start : start + chunk.nbytes] = _decoded(codec, content, extent.offset + at, chunk, piece)
     for plane in planes:
-        filled = 0
-        while filled < plane.size:
-            chunk = next(chunks)
-            piece = stored[at : at + chunk.stored]
-            if zlib.crc32(piece) != chunk.crc32:
-                raise error(
-                    "integrity.chunk",
-                    content.where,
-                    f"the CRC-32 of the chunk at byte {extent.offset + at} of DATA is wrong",
-                )
-            plane[filled : filled + chunk.nbytes] = np.frombuffer(
-                codec.decompress(piece, chunk.nbytes, content.where), np.uint8
-            )
-            at += chunk.stored
-            filled += chunk.nbytes
         digest.update(plane.data)
     if digest.digest() != content.sha256:
         raise error("integrity.content", content.where, "the SHA-256 of the decoded bytes is not the one in MANIFEST")
-    parts: dict[str, Array] = {}
-    for part in content.parts:
-        parts[part.name] = join_planes([planes.pop(0) for _ in range(part.width)], part.item)
-    return parts
+    return _joined(content, planes)
+
+
+def load_run(content: Content, extent: Extent, read_at: Reader, run: slice) -> dict[str, Array]:
+    """The items ``run`` of every part, from the chunks that hold them alone (integrity.chunk, payload.frame).
+
+    A CRC-32 finds damage and no forgery: only ``load`` proves a content (spec/apply.md, "Parts of tensors").
+    """
+    codec = codec_named(extent.codec, content.where)
+    pieces: list[list[Array]] = [[] for _ in content.planes]
+    for index, start, at, chunk in _placed_chunks(content, extent):
+        if start < run.stop and run.start < start + chunk.nbytes:
+            offset = extent.offset + at
+            decoded = _decoded(codec, content, offset, chunk, read_at(offset, chunk.stored))
+            pieces[index].append(decoded[max(run.start - start, 0) : run.stop - start])
+    return _joined(content, [np.concatenate(each) if each else np.empty(0, np.uint8) for each in pieces])
+
+
+def _placed_chunks(content: Content, extent: Extent) -> Iterator[tuple[int, int, int, Chunk]]:
+    """Every chunk: which plane it is of, from which byte of it on, and where in the segment it is stored."""
+    chunks = iter(extent.chunks)
+    at = 0
+    for index, length in enumerate(content.planes):
+        start = 0
+        while start < length:
+            chunk = next(chunks)
+            yield index, start, at, chunk
+            start += chunk.nbytes
+            at += chunk.stored
+
+
+def _decoded(codec: Codec, content: Content, offset: int, chunk: Chunk, stored: Bytes) -> Array:
+    if zlib.crc32(stored) != chunk.crc32:
+        message = f"the CRC-32 of the chunk at byte {offset} of DATA is wrong"
+        raise error("integrity.chunk", content.where, message)
+    return np.frombuffer(codec.decompress(memoryview(stored), chunk.nbytes, content.where), np.uint8)
+
+
+def _joined(content: Content, planes: Sequence[Array]) -> dict[str, Array]:
+    """The parts that ``planes`` in stored order make."""
+    rest = iter(planes)
+    return {part.name: join_planes([next(rest) for _ in range(part.width)], part.item) for part in content.parts}

@@ -132,8 +132,15 @@ def float32_to_bits(values: NDArray[np.float32], dtype: DType) -> Array:
             return values.astype(np.float16).view(np.uint16)
     bits = values.view(np.uint32)
     # add half of the discarded unit, and one more where the kept part is odd: ties go to even
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
-    return np.where(np.isnan(values), np.uint32(QUIET_NAN["BF16"]), rounded).astype(np.uint16)
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    nan = np.isnan(values)
+    if nan.any():
+        rounded[nan] = QUIET_NAN["BF16"]
+    return rounded.astype(np.uint16)
 
 
 def convert_bits(bits: Array, source: DType, target: DType) -> Array:

@@ -1,8 +1,9 @@
 """Output that is all or nothing: the path named holds the complete old content or the complete new one, never a mix.
 
-New content is written beside the target under a name of its own, forced to disk, put in place by one rename, and the
-folder is forced to disk after it. A process killed on the way leaves a ``.NAME.RANDOM.partial`` behind that nothing
-ever reads. An fsync that fails is final: the pages it lost cannot be found by asking again.
+New content is made beside the target as ``.NAME.skillpack-partial``, forced to disk, put in place by one rename, and
+the folder is forced to disk after it. Whoever does this holds the lock of the target (``locks.py``). A killed process
+leaves its partial content behind: the next run on that output takes from it what it can prove and removes the rest. An
+fsync that fails is final: the pages it lost cannot be found by asking again, so that content is given up.
 """
 
 from __future__ import annotations
@@ -11,41 +12,90 @@ import ctypes
 import errno
 import io
 import os
-import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from skillpack_format.errors import error
+from skillpack_format.errors import SkillPackError, error
+from skillpack_format.locks import beside, output_errors, require_place
 from skillpack_format.sources import READ_FLAGS, SourceFile
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 COPY_BLOCK_BYTES: Final = 1 << 20
+KERNEL_COPY_BYTES: Final = 1 << 26  # in one call, which no interruption ends
 AT_FDCWD: Final = -100  # linux/fcntl.h
 RENAME_NOREPLACE: Final = 1  # linux/fs.h
 RENAME_EXCHANGE: Final = 2
 
 
-class OutputFile(io.FileIO):
-    """A new file being written: never one that existed, every write complete, every failure an output.* error.
+class RunInterruptedError(KeyboardInterrupt):
+    """An interruption after which the work done so far lies in ``kept``; the same call goes on from it."""
 
-    ``shown_as`` is the path that errors name, where ``path`` is a passing one.
+    def __init__(self, kept: Path) -> None:
+        super().__init__()
+        self.kept = kept
+
+
+class OutputFile(io.FileIO):
+    """A file being written: every write complete, every failure an output.* error.
+
+    It must not exist yet. With ``resume`` it may, if it is a regular file of this user with no other name, so that it
+    is nobody's input; its content can be read then. ``shown_as`` is the path that errors name, where ``path`` passes.
     """
 
-    def __init__(self, path: Path, *, mode: int = 0o666, shown_as: Path | None = None) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o666, shown_as: Path | None = None, resume: bool = False) -> None:
         self.path = path
         self.shown_as = shown_as or path
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if resume else os.O_EXCL)
         with output_errors(self.shown_as):
-            super().__init__(os.fspath(path), "xb", opener=lambda name, flags: os.open(name, flags, mode))
+            super().__init__(os.fspath(path), "r+b", opener=lambda name, _: os.open(name, flags, mode))
+            if resume and not _is_own(os.fstat(self.fileno()), stat.S_IFREG):
+                self.close()
+                raise error("output.failed", str(self.shown_as), f"{path.name} is in the way, and not of this program")
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write all of ``data`` and return its size in bytes."""
         return write_exact(self.fileno(), data, str(self.shown_as))
+
+    def write_at(self, offset: int, data: ReadableBuffer) -> None:
+        """Write all of ``data`` from ``offset`` on, from any thread."""
+        rest = _as_bytes(data)
+        with output_errors(self.shown_as):
+            while rest:
+                count = os.pwrite(self.fileno(), rest, offset)
+                _require_progress(count)
+                rest = rest[count:]
+                offset += count
+
+    def copy_at(self, offset: int, source: SourceFile, start: int, nbytes: int) -> None:
+        """``nbytes`` of ``source`` from ``start`` on to ``offset``, from any thread, moved by the kernel where it can.
+
+        A file system with reflinks shares the blocks instead of copying them. Whoever needs to know what was copied
+        reads it back: ``source`` may have changed since it was last read.
+        """
+        done = 0
+        with suppress(OSError, AttributeError):  # not here, or not between these: by hand, which says what is wrong
+            while done < nbytes:
+                wanted = min(nbytes - done, KERNEL_COPY_BYTES)
+                count = os.copy_file_range(source.fileno(), self.fileno(), wanted, start + done, offset + done)
+                if count == 0:
+                    break
+                done += count
+        while done < nbytes:
+            count = min(nbytes - done, COPY_BLOCK_BYTES)
+            self.write_at(offset + done, source.read_at(start + done, count))
+            done += count
+
+    def cut(self, nbytes: int) -> None:
+        """Keep the first ``nbytes`` and go on writing after them."""
+        with output_errors(self.shown_as):
+            os.ftruncate(self.fileno(), nbytes)
+            self.seek(nbytes)
 
     def finish(self) -> None:
         """Force the content to disk and close."""
@@ -76,41 +126,49 @@ def new_file(path: Path, *, mode: int = 0o666, shown_as: Path | None = None) -> 
 @contextmanager
 def atomic_file(path: Path, *, overwrite: bool) -> Iterator[OutputFile]:
     """The coming content of ``path``, published when the block ends and gone without a trace when it raises."""
-    # content that replaces a private file must not be public for a moment; publication sets the final mode
-    mode = 0o600 if os.path.lexists(path) else 0o666
-    with atomic_path(path, overwrite=overwrite) as partial, new_file(partial, mode=mode, shown_as=path) as file:
-        yield file
+    with atomic_path(path, overwrite=overwrite) as partial:
+        file = OutputFile(partial, shown_as=path, resume=True)
+        try:
+            yield file
+            file.finish()
+        finally:
+            with suppress(OSError):  # after finish there is nothing to close; before, the content is given up
+                file.close()
 
 
 @contextmanager
-def atomic_path(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """As ``atomic_file``, for a writer that wants a path: it makes the file there and forces it to disk."""
+def atomic_path(path: Path, *, overwrite: bool, resume: bool = False) -> Iterator[Path]:
+    """As ``atomic_file``, for a writer that wants a path: a file is there, and the writer forces its content to disk.
+
+    The file is empty, or with ``resume`` holds what a stopped run left of it, of which nothing may be believed. With
+    ``resume`` an interruption keeps it.
+    """
     replaced_mode = _require_target(path, overwrite=overwrite, kind="regular file")
-    partial = _partial_beside(path)
-    try:
+    partial = beside(path, "partial")
+    with output_errors(path):
+        _start_file(partial, is_private=replaced_mode is not None, resume=resume)
+    with _gone_on_failure(partial, resume=resume):
         yield partial
         with output_errors(path):
             _publish_file(partial, path, overwrite=overwrite, replaced_mode=replaced_mode)
-        with output_errors(path, "is in place, but may not survive a power failure"):
-            _fsync_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
+    with output_errors(path, "is in place, but may not survive a power failure"):
+        _fsync_folder(path.parent)
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """An empty folder that becomes ``path`` when the block ends and is gone when it raises.
+def atomic_folder(path: Path, *, overwrite: bool, resume: Collection[str] = ()) -> Iterator[Path]:
+    """A folder that becomes ``path`` when the block ends and is gone when it raises.
 
-    An existing folder is exchanged in one step and then removed; what cannot be removed of it stays as a partial
-    folder. Where the system cannot exchange (``_exchange``), a moment without a folder at ``path`` remains.
+    It is empty, or holds what a stopped run left of the files named in ``resume``, of which nothing may be believed;
+    with such names an interruption keeps it. An existing folder is exchanged in one step and then removed. Where the
+    system cannot exchange (``_exchange``), a moment without a folder at ``path`` remains.
     """
+    _end_exchange(path)
     replaced_mode = _require_target(path, overwrite=overwrite, kind="folder")
-    partial = _partial_beside(path)
+    partial, exchanged = beside(path, "partial"), beside(path, "exchanged")
     with output_errors(path):
-        partial.mkdir(0o777 if replaced_mode is None else 0o700)
-    try:
+        _start_folder(partial, is_private=replaced_mode is not None, kept=resume)
+    with _gone_on_failure(partial, exchanged, resume=bool(resume)):
         yield partial
         with output_errors(path):
             if replaced_mode is not None:
@@ -119,32 +177,39 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             if replaced_mode is None:
                 _rename_new_folder(partial, path)
             else:
-                _exchange(partial, path)
-        with output_errors(path, "is in place, but may not survive a power failure"):
-            _fsync_folder(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # unfinished content, or after an exchange the old one
+                os.rename(partial, exchanged)  # so that what is replaced never has the name of what can be gone on with
+                _exchange(exchanged, path)
+    with output_errors(path, "is in place, but may not survive a power failure"):
+        _fsync_folder(path.parent)  # when this fails, the folder replaced stays: a crash may bring its name back
+    _remove(exchanged)
 
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy the content of a regular file into a new one, durably. Permissions are kept, and the owner may write."""
     with SourceFile(source) as origin, new_file(target, mode=(origin.mode & 0o777) | 0o600) as copy:
-        for offset in range(0, origin.size, COPY_BLOCK_BYTES):
-            copy.write(origin.read_at(offset, min(COPY_BLOCK_BYTES, origin.size - offset)))
+        copy.copy_at(0, origin, 0, origin.size)
         origin.require_unchanged()
 
 
 def write_exact(descriptor: int, data: ReadableBuffer, where: str = "") -> int:
     """Write all of ``data`` (C-contiguous), however little each call takes, and return its size in bytes."""
-    whole = memoryview(data)
-    rest = whole.cast("B") if whole.nbytes else memoryview(b"")  # an empty array cannot be cast
+    whole = rest = _as_bytes(data)
     with output_errors(where):
         while rest:
             count = os.write(descriptor, rest)
-            if count == 0:
-                raise OSError(errno.EIO, "the system took none of the bytes")
+            _require_progress(count)
             rest = rest[count:]
     return whole.nbytes
+
+
+def _as_bytes(data: ReadableBuffer) -> memoryview:
+    whole = memoryview(data)
+    return whole.cast("B") if whole.nbytes else memoryview(b"")  # an empty array cannot be cast
+
+
+def _require_progress(count: int) -> None:
+    if count == 0:
+        raise OSError(errno.EIO, "the system took none of the bytes")
 
 
 def require_absent(path: Path, *, overwrite: bool = False) -> None:
@@ -153,44 +218,46 @@ def require_absent(path: Path, *, overwrite: bool = False) -> None:
         raise error("output.exists", str(path), "exists already and is not to be overwritten")
 
 
-def require_space(folder: Path, nbytes: int) -> None:
-    """Raise output.space when the file system of ``folder`` has less than ``nbytes`` to give."""
-    with output_errors(folder):
-        status = os.statvfs(folder)
-    available = status.f_bavail * status.f_frsize
-    if nbytes > available:
-        raise error("output.space", str(folder), f"{nbytes} bytes are needed, {available} are free")
+def require_space(path: Path, sizes: Iterable[int]) -> None:
+    """Raise output.space when files of these sizes in bytes do not fit where ``path`` is to be written.
+
+    Each takes whole blocks of the file system. What a stopped run left for ``path`` counts as free: it is used or goes.
+    """
+    with output_errors(path):
+        status = os.statvfs(path.parent)
+    block = status.f_frsize
+    needed = sum(-(-nbytes // block) * block for nbytes in sizes)
+    available = status.f_bavail * block + sum(map(_bytes_on_disk, (beside(path, "partial"), beside(path, "journal"))))
+    if needed > available:
+        raise error("output.space", str(path), f"{needed} bytes are needed, {available} are free")
 
 
 def require_not_input(output: Path, inputs: Iterable[Path]) -> None:
-    """Raise output.alias when ``output`` is an input, lies in one or holds one, by whatever name, link or mount."""
+    """Raise output.alias when ``output`` is an input, lies in one or holds one, by whatever name, link or mount.
+
+    The files in an input folder count as inputs, wherever they lead; so do all of them against the names that work
+    on ``output`` has beside it.
+    """
+    written = [output, *(beside(output, what) for what in ("partial", "journal", "lock", "exchanged", "old"))]
+    real, identities = {os.path.realpath(each) for each in written}, {_identity(each) for each in written} - {None}
     above_output = _identities_upwards(output)
     for path in inputs:
-        same_path = os.path.realpath(path) == os.path.realpath(output)
-        if same_path or _identity(path) in above_output or _identity(output) in _identities_upwards(path):
-            raise error("output.alias", str(output), f"is, holds or lies in the input {path}, which is never written")
+        above_input = _identities_upwards(path)
+        if os.path.realpath(path) in real or _identity(path) in above_output or above_input & identities:
+            raise _alias(output, path)
+        for entry in _entries(path):
+            above_entry = _identities_upwards(entry) if entry.is_symlink() else {_identity(entry)}
+            if above_entry & identities:
+                raise _alias(output, entry)
 
 
-@contextmanager
-def output_errors(path: Path | str, claim: str = "cannot be written") -> Iterator[None]:
-    """Turn every OSError that passes through into an output.* error at ``path`` that says ``claim`` and why."""
-    try:
-        yield
-    except OSError as found:
-        code = "output.failed"
-        if found.errno in (errno.ENOSPC, errno.EDQUOT):
-            code = "output.space"
-        elif found.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            code = "output.exists"
-        raise error(code, str(path), f"{claim}: {found.strerror or found}") from found
+def _alias(output: Path, path: Path) -> SkillPackError:
+    return error("output.alias", str(output), f"is, holds or lies in the input {path}, which is never written")
 
 
 def _require_target(path: Path, *, overwrite: bool, kind: str) -> int | None:
     """The permissions of what is to be replaced at ``path``, None when nothing is. Links are not followed."""
-    if path.name in ("", "..") or "\0" in path.name:
-        raise error("output.failed", str(path), f"does not name a {kind}")
-    if not path.parent.is_dir():
-        raise error("output.failed", str(path), f"the folder {path.parent} does not exist")
+    require_place(path)
     require_absent(path, overwrite=overwrite)
     try:
         mode = path.lstat().st_mode
@@ -204,15 +271,63 @@ def _require_target(path: Path, *, overwrite: bool, kind: str) -> int | None:
     return stat.S_IMODE(mode) & 0o777
 
 
-def _partial_beside(path: Path) -> Path:
-    """A name nobody has; the target's is cut so that a long one still leaves room for the rest."""
-    return path.with_name(f".{path.name[:48]}.{secrets.token_hex(8)}.partial")
+@contextmanager
+def _gone_on_failure(partial: Path, *others: Path, resume: bool) -> Iterator[None]:
+    """Remove what is named when the block raises, but not ``partial`` if it was interrupted and can be gone on with."""
+    try:
+        yield
+    except BaseException as found:
+        is_kept = resume and isinstance(found, KeyboardInterrupt) and os.path.lexists(partial)
+        for path in others if is_kept else (partial, *others):
+            _remove(path)
+        if is_kept:
+            raise RunInterruptedError(partial) from found
+        raise
+
+
+def _start_file(partial: Path, *, is_private: bool, resume: bool) -> None:
+    """Have a file at ``partial``. What replaces a private file is never public; publication sets the final mode."""
+    if os.path.lexists(partial):
+        if not (resume and _is_own(partial.lstat(), stat.S_IFREG)):
+            _remove(partial)
+        elif is_private:
+            partial.chmod(0o600)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600 if is_private else 0o666))
+
+
+def _start_folder(partial: Path, *, is_private: bool, kept: Collection[str]) -> None:
+    """Have a folder at ``partial`` with nothing in it but files of the names ``kept``."""
+    if os.path.lexists(partial):
+        if not (kept and _is_own(partial.lstat(), stat.S_IFDIR)):
+            _remove(partial)
+        elif is_private:
+            partial.chmod(0o700)
+    partial.mkdir(0o700 if is_private else 0o777, exist_ok=True)
+    for name in sorted(os.listdir(partial)):
+        if name not in kept or not _is_own((partial / name).lstat(), stat.S_IFREG):
+            _remove(partial / name)
+
+
+def _is_own(status: os.stat_result, kind: int) -> bool:
+    """Whether a file or folder can only be this program's: of this user and, if a file, without a second name."""
+    is_kind = stat.S_IFMT(status.st_mode) == kind
+    return is_kind and status.st_uid == os.geteuid() and (kind == stat.S_IFDIR or status.st_nlink == 1)
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever is at ``path``, links unfollowed, as far as the system lets us."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _publish_file(partial: Path, path: Path, *, overwrite: bool, replaced_mode: int | None) -> None:
     if overwrite:
         if replaced_mode is not None:
             partial.chmod(replaced_mode)
+            _fsync_path(partial)  # or a power failure could publish the private mode it had until here
         os.replace(partial, path)
     elif not _rename_with(RENAME_NOREPLACE, partial, path):
         os.link(partial, path)  # refuses an existing name too, where the file system knows hard links
@@ -227,18 +342,28 @@ def _rename_new_folder(partial: Path, path: Path) -> None:
         os.rename(partial, path)
 
 
-def _exchange(partial: Path, path: Path) -> None:
+def _exchange(exchanged: Path, path: Path) -> None:
     """Swap two folders; without help from the system by three renames, undone when the second one fails."""
-    if _rename_with(RENAME_EXCHANGE, partial, path):
+    if _rename_with(RENAME_EXCHANGE, exchanged, path):
         return
-    aside = partial.with_name(f"{partial.name}.old")
+    aside = beside(path, "old")
     os.rename(path, aside)
     try:
-        os.rename(partial, path)
+        os.rename(exchanged, path)
     except BaseException:
         os.rename(aside, path)
         raise
-    os.rename(aside, partial)
+    os.rename(aside, exchanged)
+
+
+def _end_exchange(path: Path) -> None:
+    """Bring an exchange that was stopped to an end: the old folder back where there is no new one, and away else."""
+    aside = beside(path, "old")
+    with output_errors(path):
+        if os.path.lexists(aside) and not os.path.lexists(path):
+            os.rename(aside, path)
+    _remove(aside)
+    _remove(beside(path, "exchanged"))
 
 
 def _rename_with(flags: int, source: Path, target: Path) -> bool:
@@ -283,6 +408,23 @@ def _fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def _bytes_on_disk(path: Path) -> int:
+    """What removing ``path`` would give back, as far as that can be told."""
+    with suppress(OSError):
+        if not path.is_symlink() and path.is_dir():
+            return sum(map(_bytes_on_disk, path.iterdir()))
+        status = path.lstat()
+        return status.st_blocks * 512 if status.st_nlink == 1 else 0
+    return 0
+
+
+def _entries(path: Path) -> list[Path]:
+    """What lies in a folder; nothing in what is none."""
+    with suppress(OSError):
+        return sorted(path.iterdir())
+    return []
+
+
 def _identity(path: Path | str) -> tuple[int, int] | None:
     """Which file ``path`` leads to, whatever it is called; None when it leads nowhere."""
     try:
@@ -292,7 +434,7 @@ def _identity(path: Path | str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _identities_upwards(path: Path) -> set[tuple[int, int]]:
+def _identities_upwards(path: Path) -> set[tuple[int, int] | None]:
     """The identities of ``path`` and of every folder above it, as far as they exist."""
     resolved = Path(os.path.realpath(path))
-    return {found for found in map(_identity, (resolved, *resolved.parents)) if found is not None}
+    return {_identity(each) for each in (resolved, *resolved.parents)} - {None}

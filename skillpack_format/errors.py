@@ -13,6 +13,7 @@ SkillPackError                  .code .where .message .problem; str() is at most
 ├─ ConvertError                 convert.*    inputs that no pack can express
 ├─ PlanError                    plan.*       a bound or a budget that nothing meets; says what can be reached
 ├─ OutputError                  output.*     the result cannot be written
+├─ SignatureError               signature.*  a pack is not signed as was asked
 ├─ ResourceError                resource.*   memory that the machine or its GPU does not have
 └─ UsageError                   usage.*      an argument that makes no sense
 
@@ -96,6 +97,10 @@ class OutputError(SkillPackError):
     exit_status = 5
 
 
+class SignatureError(SkillPackError):
+    exit_status = 4
+
+
 class ResourceError(SkillPackError):
     exit_status = 5
 
@@ -126,6 +131,7 @@ CLASS_OF: Final[dict[str, type[SkillPackError]]] = {
     "plan": PlanError,
     "output": OutputError,
     "resource": ResourceError,
+    "signature": SignatureError,
     "usage": UsageError,
 }
 

@@ -18,6 +18,7 @@ class Limits:
     tensors: int = 1 << 18
     tensor_rank: int = 8
     tensor_bytes: int = 1 << 36
+    tensor_products: int = 1 << 44
     name_bytes: int = 512
     components: int = 8
     chunk_bytes: int = 1 << 24
@@ -25,7 +26,10 @@ class Limits:
     metadata_bytes: int = 1 << 20
     side_files: int = 64
     side_file_bytes: int = 1 << 26
+    shards: int = 1 << 12
+    layout_bytes: int = 1 << 27
     checkpoint_header_bytes: int = 100_000_000
+    signature_bytes: int = 1 << 20
 
     def require(self, name: str, asked: int, where: str) -> None:
         """Raise limit.exceeded when ``asked`` is above the limit called ``name``."""

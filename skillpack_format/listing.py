@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from skillpack_format.digest import PRINT_BYTES, TensorIdentity, TensorKind, checkpoint_digest, sha256
+from skillpack_format.digest import PRINT_BYTES, TensorIdentity, TensorKind, checkpoint_digest
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.manifest import BaseRef, Entry, Manifest
 from skillpack_format.progress import Progress, in_order
@@ -26,7 +26,7 @@ def listing_of(
     done = 0
     listing: Listing = {}
     for name, digest in in_order(
-        lambda name: known[name] if name in known else sha256(checkpoint.read(name)), checkpoint.specs, threads
+        lambda name: known[name] if name in known else checkpoint.sha256(name), checkpoint.specs, threads
     ):
         spec = checkpoint.specs[name]
         listing[name] = TensorIdentity(kind_of(spec), digest)

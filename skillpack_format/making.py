@@ -5,14 +5,15 @@ Used by ``apply`` on what a pack holds and by ``convert`` on what it is about to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, round_to_bits
+from skillpack_format import estimation
+from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, require_range, round_to_bits
 from skillpack_format.contents import is_compatible, target_of
 from skillpack_format.digest import Bytes, TensorKind
-from skillpack_format.dtypes import Array, DType, bits_to_float64, convert_bits, dtype_named, tensor_nbytes
+from skillpack_format.dtypes import Array, DType, bits_to_float32, convert_bits, dtype_named, tensor_nbytes
 from skillpack_format.encodings._base import Additive, Rewriting
 from skillpack_format.lazy_numpy import np
 
@@ -51,24 +52,55 @@ def start_of(base: Bytes | None, base_kind: TensorKind | None, result: TensorKin
     return Start(bits, dtype)
 
 
+def start_blocks(
+    read: Callable[[int], Bytes] | None, base_kind: TensorKind | None, result: TensorKind
+) -> tuple[Callable[[slice], Array], DType]:
+    """As ``start_of``, for a base whose next bytes ``read`` gives: what ``made_blocks`` takes, and its dtype."""
+    target = target_of(result)
+    if read is None or base_kind is None or not is_compatible(base_kind, result):
+        return lambda items: np.zeros(items.stop - items.start, target.dtype.bit_pattern), target.dtype
+    dtype = dtype_named(base_kind.dtype)
+    width = dtype.bit_pattern.itemsize
+    available = tensor_nbytes(dtype, base_kind.shape) // width
+
+    def of_base(items: slice) -> Array:
+        count = items.stop - items.start
+        known = min(max(available - items.start, 0), count)
+        bits = np.frombuffer(read(known * width), dtype.bit_pattern)
+        return bits if known == count else np.concatenate([bits, np.zeros(count - known, bits.dtype)])
+
+    return of_base, dtype
+
+
 def make(start: Start, result: TensorKind, change: Change, bench: Bench, where: str) -> Array:
     """The result's bit patterns, flat. payload.nonfinite and payload.overflow name what cannot be added."""
-    target = target_of(result)
-    grid = target.grid if target.dtype.itemsize else Grid.of((start.bits.size,))
-    made = np.empty(start.bits.size, target.dtype.bit_pattern)
-    for block in grid.blocks():
-        source = start.bits[block.items]
-        bits = source if start.dtype == target.dtype else convert_bits(source, start.dtype, target.dtype)
-        if change.additive:
-            bits = _add(source, start.dtype, bits, target.dtype, block, change.additive, bench, where)
-        made[block.items] = bits
+    made = np.empty(start.bits.size, target_of(result).dtype.bit_pattern)
+    for items, bits in added_blocks(lambda items: start.bits[items], start.dtype, result, change, bench, where):
+        made[items] = bits
     return made if change.rewriting is None else change.rewriting.rewrite(made, 0)
+
+
+def added_blocks(
+    read: Callable[[slice], Array], dtype: DType, result: TensorKind, change: Change, bench: Bench, where: str
+) -> Iterator[tuple[slice, Array]]:
+    """START with what the additive components add, in blocks: which elements, without gap, and their bit patterns.
+
+    ``read`` gives the bit patterns, of ``dtype``, of elements of START; it is asked for each block once, in order.
+    """
+    target = target_of(result)
+    grid = target.grid if target.dtype.itemsize else Grid.of((tensor_nbytes(target.dtype, target.shape),))
+    for block in grid.blocks(bench.block_items):
+        source = read(block.items)
+        bits = source if dtype == target.dtype else convert_bits(source, dtype, target.dtype)
+        if change.additive:
+            bits = _add(source, dtype, bits, target.dtype, block, change.additive, bench, where)
+        yield block.items, bits
 
 
 def delta_of(grid: Grid, additive: Sequence[Additive], bench: Bench) -> NDArray[np.float32]:
     """The sum of additive components alone, rounded to float32: flat."""
     delta = np.empty(grid.items, np.float32)
-    for block in grid.blocks():
+    for block in grid.blocks(bench.block_items):
         acc = bench.float64(np.zeros(block.shape))
         for component in additive:
             component.add(acc, block, bench)
@@ -87,24 +119,51 @@ def _add(
     where: str,
 ) -> Array:
     """START's bits where nothing was added, the rounded sum where something was."""
-    values = bits_to_float64(source, source_dtype)
+    values = bits_to_float32(source, source_dtype)
     touched = _touched(additive, block)
-    require_finite(values[touched], where, "the base")
-    acc = bench.float64(values.reshape(block.shape) + 0.0)  # num.zero: -0 counts as +0
+    require_finite(values if touched is None else values[touched], where, "the base")
+    made = _estimated(values, additive, block, dtype, bench, where) if dtype.name == "BF16" else None
+    if made is not None:
+        return made
+    with np.errstate(invalid="ignore"):  # a signalling NaN that no component addresses is no error
+        acc = bench.float64(values.reshape(block.shape) + np.float32(0))  # num.zero: -0 counts as +0
     for component in additive:
         component.add(acc, block, bench)
     summed = bench.float32(acc).reshape(-1)
+    if touched is None:
+        return round_to_bits(summed, dtype, where)
     made = start.copy()
     made[touched] = round_to_bits(summed[touched], dtype, where)
     return made
 
 
-def _touched(additive: Sequence[Additive], block: Block) -> slice | NDArray[np.bool_]:
-    """The elements of the flat block that any component addresses."""
+def _estimated(
+    values: NDArray[np.float32], additive: Sequence[Additive], block: Block, dtype: DType, bench: Bench, where: str
+) -> Array | None:
+    """What ``_add`` makes, by an estimate of every element; None where that cannot be, or settles too few."""
+    component: Any = additive[0]
+    if len(additive) > 1 or not bench.estimates or not hasattr(component, "estimate"):  # see encodings._base.Estimating
+        return None
+    estimate = component.estimate(block)
+    if estimate is None:
+        return None
+    made, positions = estimation.settle(values.reshape(block.shape), estimate)
+    if positions.size > made.size // 16:
+        return None
+    acc = (values[positions] + np.float32(0)).astype(np.float64)  # num.zero
+    component.add_at(acc, block, positions)
+    with np.errstate(over="ignore", under="ignore"):
+        made[positions] = round_to_bits(acc.astype(np.float32), dtype, where)
+    require_range(made, dtype, where)
+    return made
+
+
+def _touched(additive: Sequence[Additive], block: Block) -> NDArray[np.bool_] | None:
+    """The elements of the flat block that any component addresses; None for all of them."""
     mask = np.zeros(block.items.stop - block.items.start, np.bool_)
     for component in additive:
         positions = component.touched(block)
         if positions is None:
-            return slice(None)
+            return None
         mask[positions] = True
     return mask

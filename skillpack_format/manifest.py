@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from skillpack_format import wire
@@ -16,7 +17,13 @@ from skillpack_format.dtypes import dtype_named, tensor_nbytes
 from skillpack_format.errors import SkillPackError, error, located
 from skillpack_format.fields import array, binary, integer, one_of, require_keys, text
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.names import check_side_file_name, check_tensor_name
+from skillpack_format.names import (
+    INDEX_SUFFIX,
+    SHARD_SUFFIX,
+    check_layout_name,
+    check_side_file_name,
+    check_tensor_name,
+)
 
 FORMAT: Final = "skillpack/1"
 CLASSES: Final = ("attention", "bias", "embedding", "expert", "head", "mlp", "norm", "other", "router")
@@ -76,11 +83,24 @@ class ResultRef:
 
 @dataclass(frozen=True, slots=True)
 class SideFile:
-    """A file that goes with the result, such as a grown tokenizer."""
+    """A file that goes with the result, such as a grown tokenizer; in a layout, the index or the head of a shard."""
 
     name: str
     nbytes: int
     sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How tuned's folder held the tensors: of each shard the head, all before its data, and the index where one is."""
+
+    shards: tuple[SideFile, ...]
+    index: SideFile | None
+
+    @property
+    def contents(self) -> tuple[SideFile, ...]:
+        """In the order in which they are stored."""
+        return (self.index, *self.shards) if self.index else self.shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +109,23 @@ class Manifest:
     result: ResultRef
     tensors: tuple[Entry, ...]
     files: tuple[SideFile, ...] = ()
+    layout: Layout | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
-        return {
+        plain: dict[str, Any] = {
             "base": {"count": self.base.count, "digest": self.base.digest, "prints": self.base.prints},
-            "files": [{"length": f.nbytes, "name": f.name, "sha256": f.sha256} for f in self.files],
+            "files": [_file_to_plain(each) for each in self.files],
             "format": FORMAT,
             "metadata": self.metadata,
             "result": {"count": self.result.count, "digest": self.result.digest},
             "tensors": [entry_to_plain(entry) for entry in self.tensors],
         }
+        if self.layout is not None:
+            plain["layout"] = {"shards": [_file_to_plain(each) for each in self.layout.shards]}
+            if self.layout.index is not None:
+                plain["layout"]["index"] = _file_to_plain(self.layout.index)
+        return plain
 
     def to_bytes(self) -> bytes:
         return wire.write(self.to_plain())
@@ -113,12 +139,13 @@ class Manifest:
 def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, report: Report = raise_first) -> Manifest:
     """The manifest in the document ``plain``; see the module docstring for ``report``."""
     where = "MANIFEST"
-    require_keys(plain, ("base", "files", "format", "metadata", "result", "tensors"), (), where)
+    require_keys(plain, ("base", "files", "format", "metadata", "result", "tensors"), ("layout",), where)
     one_of(plain, "format", (FORMAT,), where)
     manifest = Manifest(
         base=_parse_base(plain["base"], limits),
         result=_parse_result(plain["result"], limits),
         files=_parse_files(array(plain, "files", where), limits, report),
+        layout=_parse_layout(plain["layout"], limits) if "layout" in plain else None,
         metadata=parse_metadata(plain["metadata"], limits),
         tensors=_parse_entries(array(plain, "tensors", where), limits, report),
     )
@@ -148,10 +175,8 @@ def _parse_files(listed: list[Any], limits: Limits, report: Report) -> tuple[Sid
     for index, plain in enumerate(listed):
         where = f"MANIFEST file {index}"
         try:
-            require_keys(plain, ("length", "name", "sha256"), (), where)
-            nbytes = integer(plain, "length", 0, _MOST, where)
-            limits.require("side_file_bytes", nbytes, where)
-            each = SideFile(text(plain, "name", where), nbytes, binary(plain, "sha256", 32, where))
+            each = _parse_file(plain, where)
+            limits.require("side_file_bytes", each.nbytes, where)
             check_side_file_name(each.name, where)
             if found and each.name <= found[-1].name:
                 raise error("manifest.order", where, f"{each.name!r} after {found[-1].name!r}; names strictly ascend")
@@ -159,6 +184,34 @@ def _parse_files(listed: list[Any], limits: Limits, report: Report) -> tuple[Sid
         except SkillPackError as fault:
             report(fault)
     return tuple(found)
+
+
+def _parse_file(plain: Any, where: str) -> SideFile:
+    require_keys(plain, ("length", "name", "sha256"), (), where)
+    nbytes = integer(plain, "length", 0, _MOST, where)
+    return SideFile(text(plain, "name", where), nbytes, binary(plain, "sha256", 32, where))
+
+
+def _parse_layout(plain: Any, limits: Limits) -> Layout:
+    where = "MANIFEST layout"
+    require_keys(plain, ("shards",), ("index",), where)
+    listed = array(plain, "shards", where)
+    limits.require("shards", len(listed), where)
+    shards = tuple(_parse_file(each, f"{where} shard {place}") for place, each in enumerate(listed))
+    index = _parse_file(plain["index"], f"{where} index") if "index" in plain else None
+    if not shards or (len(shards) > 1 and index is None):
+        message = f"{len(shards)} shards and no index; one shard at least is due, and of several an index"
+        raise error("manifest.value", where, message)
+    for each in shards:
+        check_layout_name(each.name, SHARD_SUFFIX, where)
+    for before, after in pairwise(shards):
+        if before.name >= after.name:
+            raise error("manifest.order", where, f"{after.name!r} after {before.name!r}; names strictly ascend")
+    if index is not None:
+        check_layout_name(index.name, INDEX_SUFFIX, where)
+    layout = Layout(shards, index)
+    limits.require("layout_bytes", sum(each.nbytes for each in layout.contents), where)
+    return layout
 
 
 def parse_metadata(plain: Any, limits: Limits) -> dict[str, str]:
@@ -178,7 +231,7 @@ def _parse_entries(listed: list[Any], limits: Limits, report: Report) -> tuple[E
     found: list[Entry] = []
     for index, plain in enumerate(listed):
         try:
-            entry = _parse_entry(plain, f"MANIFEST tensor {index}", limits)
+            entry = parse_entry(plain, f"MANIFEST tensor {index}", limits)
             if found and entry.name <= found[-1].name:
                 where = f"MANIFEST tensor {index}"
                 raise error("manifest.order", where, f"{entry.name!r} after {found[-1].name!r}; names strictly ascend")
@@ -188,7 +241,8 @@ def _parse_entries(listed: list[Any], limits: Limits, report: Report) -> tuple[E
     return tuple(found)
 
 
-def _parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
+def parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
+    """One entry of MANIFEST, every rule checked that concerns it alone."""
     require_keys(plain, ("class", "module", "name"), ("alias", "base", "components", "result", "stats"), where)
     name = text(plain, "name", where)
     check_tensor_name(name, limits, where)
@@ -288,7 +342,12 @@ def _check_whole(manifest: Manifest, report: Report) -> None:
         report(error("manifest.value", "MANIFEST result", message))
 
 
+def _file_to_plain(each: SideFile) -> dict[str, Any]:
+    return {"length": each.nbytes, "name": each.name, "sha256": each.sha256}
+
+
 def entry_to_plain(entry: Entry) -> dict[str, Any]:
+    """What ``parse_entry`` reads."""
     plain: dict[str, Any] = {"class": entry.tensor_class, "module": entry.module, "name": entry.name}
     for key, identity in (("base", entry.base), ("result", entry.result)):
         if identity is not None:

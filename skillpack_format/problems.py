@@ -20,7 +20,7 @@ CODES: Final[frozenset[str]] = frozenset(
     storage.segments storage.chunk-bytes storage.chunk-table storage.chunk-length storage.data-length
     integrity.manifest integrity.storage integrity.chunk integrity.content integrity.result integrity.source-changed
     payload.frame payload.padding-bits payload.code payload.position payload.scale payload.nonfinite payload.overflow
-    payload.value
+    payload.value payload.layout
     unsupported.version unsupported.encoding unsupported.codec unsupported.dtype unsupported.checkpoint
     unsupported.device unsupported.operation
     limit.exceeded
@@ -29,9 +29,10 @@ CODES: Final[frozenset[str]] = frozenset(
     checkpoint.duplicate
     convert.unrelated convert.nonfinite
     plan.unreachable
-    output.exists output.alias output.space output.failed
+    output.exists output.alias output.locked output.space output.failed
     input.failed
     resource.memory
+    signature.missing signature.invalid signature.mismatch signature.key
     usage.argument
     """.split()
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from skillpack_format import manifest as manifest_room
 from skillpack_format import storage as storage_room
@@ -16,14 +17,14 @@ from skillpack_format import wire
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.catalog import codec_named
 from skillpack_format.container import read_header
-from skillpack_format.contents import Content, Contents, load, plan, target_of
-from skillpack_format.digest import Bytes, sha256, sha256_of
+from skillpack_format.contents import Content, Contents, load, load_run, plan, target_of
+from skillpack_format.digest import Bytes, TensorIdentity, sha256, sha256_of
 from skillpack_format.dtypes import Array
 from skillpack_format.encodings._base import Additive, Rewriting
 from skillpack_format.errors import error, located
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.making import Change, delta_of, make, start_of
+from skillpack_format.making import Change, added_blocks, delta_of, make, start_blocks, start_of
 from skillpack_format.manifest import Entry, Manifest, Report, raise_first
 from skillpack_format.sources import SourceFile
 from skillpack_format.storage import Extent
@@ -44,6 +45,16 @@ class TensorInfo:
     shape: tuple[int, ...] | None
     encodings: tuple[str, ...]
     nbytes: int  # stored bytes of its components
+
+
+class Stream(Protocol):
+    """A tensor's bytes, from first to last."""
+
+    def read(self, nbytes: int) -> Bytes:
+        """The next ``nbytes``, fewer at the end; valid until the next call."""
+
+    def finish(self) -> bytes:
+        """The SHA-256 of the whole tensor."""
 
 
 class Pack:
@@ -153,20 +164,40 @@ class Pack:
         An alias has no tensor of its own: make the one it names. A caller that has already hashed ``base`` passes its
         digest, so that it is not hashed twice.
         """
-        entry = self._entry(name)
-        where = f"tensor {name!r}"
-        if entry.result is None or entry.alias is not None:
-            raise error("unsupported.operation", where, f"it is {change_of(entry)}, nothing is made for it")
+        entry, result, where = self._made_entry(name)
         expected = entry.base.sha256 if entry.base else None
         if base is not None and base_sha256 is None:
             base_sha256 = sha256(base)
         if expected != base_sha256:
             raise error("base.content", where, "it is not the base tensor this pack was made for")
-        start = start_of(base, entry.base.kind if entry.base else None, entry.result.kind)
-        made = make(start, entry.result.kind, self.open_components(name), bench, where)
-        if sha256_of(made) != entry.result.sha256:
+        start = start_of(base, entry.base.kind if entry.base else None, result.kind)
+        made = make(start, result.kind, self.open_components(name), bench, where)
+        if sha256_of(made) != result.sha256:
             raise error("integrity.result", where, "the tensor made has not the SHA-256 that MANIFEST promises")
         return made
+
+    def get_blocks(self, name: str, base: Stream | None, bench: Bench = NUMPY_BENCH) -> Iterator[Array]:
+        """``get_tensor`` in flat blocks, in order, of a base that is read as it is needed, where components only add.
+
+        Nothing is proved before the last block has been taken: only then are base and result compared with their
+        digests. A block is valid until the next one is asked for.
+        """
+        entry, result, where = self._made_entry(name)
+        if (base is None) != (entry.base is None):
+            raise error("base.content", where, "it is not the base tensor this pack was made for")
+        change = self.open_components(name)
+        if change.rewriting is not None:
+            raise error("unsupported.operation", where, "a component that replaces bits may need all of them")
+        kind = entry.base.kind if entry.base else None
+        read, dtype = start_blocks(base.read if base else None, kind, result.kind)
+        digest = hashlib.sha256()
+        for _, bits in added_blocks(read, dtype, result.kind, change, bench, where):
+            digest.update(bits.data)
+            yield bits
+        if base and entry.base and base.finish() != entry.base.sha256:
+            raise error("base.content", where, "it is not the base tensor this pack was made for")
+        if digest.digest() != result.sha256:
+            raise error("integrity.result", where, "the tensor made has not the SHA-256 that MANIFEST promises")
 
     def open_components(self, name: str) -> Change:
         """Read, prove and open every component of a tensor."""
@@ -192,6 +223,13 @@ class Pack:
                 return self.read_content(self.contents.first_file + index)["bytes"].tobytes()
         raise error("usage.argument", f"file {name!r}", "the pack does not carry it")
 
+    def read_layout(self) -> dict[str, bytes]:
+        """The index and the heads of the layout by file name, proved by their digests; empty where there is none."""
+        layout = self.manifest.layout
+        listed = layout.contents if layout else ()
+        first = self.contents.first_layout
+        return {each.name: self.read_content(first + i)["bytes"].tobytes() for i, each in enumerate(listed)}
+
     def read_content(self, segment: int) -> dict[str, Array]:
         """The parts of one content, proved by its digest."""
         content: Content = self.contents.all[segment]
@@ -201,6 +239,11 @@ class Pack:
             if any(self._read_data(before, extent.offset - before)):
                 raise error("framing.padding", content.where, "the padding before its segment is not zero")
             return load(content, extent, self._read_data)
+
+    def read_content_run(self, segment: int, run: slice) -> dict[str, Array]:
+        """The items ``run`` of every part of one content, unproved: see ``contents.load_run``."""
+        with located(str(self.path)):
+            return load_run(self.contents.all[segment], self.extents[segment], self._read_data, run)
 
     def require_unchanged(self) -> None:
         """integrity.source-changed when the file was written to since it was opened."""
@@ -213,6 +256,14 @@ class Pack:
                 "usage.argument", f"tensor {name!r}", "the pack does not list it: unchanged, or not of its base"
             )
         return entry
+
+    def _made_entry(self, name: str) -> tuple[Entry, TensorIdentity, str]:
+        """The entry of a tensor that has a result of its own, that result, and what errors call the tensor."""
+        entry = self._entry(name)
+        where = f"tensor {name!r}"
+        if entry.result is None or entry.alias is not None:
+            raise error("unsupported.operation", where, f"it is {change_of(entry)}, nothing is made for it")
+        return entry, entry.result, where
 
     def _read_file(self, offset: int, count: int) -> bytes:
         return bytes(self._file.read_at(offset, count))

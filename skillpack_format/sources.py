@@ -6,6 +6,7 @@ truncates ends this process with SIGBUS, where a read can be refused in words.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever. Regular files ignore it.
 READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+HASH_BLOCK_BYTES: Final = 1 << 20
+
+HASHED_BYTES: Final = 1 << 20  # at a time: read, and hashed while it is still in the cache of the processor
 
 
 class SourceFile:
@@ -48,10 +52,28 @@ class SourceFile:
     ) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """The descriptor, for what the kernel does by itself."""
+        return self._descriptor
+
     def read_at(self, offset: int, nbytes: int) -> bytearray:
         """Exactly ``nbytes`` from ``offset`` on; integrity.source-changed when the file ends before."""
         data = bytearray(nbytes)
-        rest = memoryview(data)
+        self.read_into(memoryview(data), offset)
+        return data
+
+    def sha256_at(self, offset: int, nbytes: int) -> bytes:
+        """The SHA-256 of ``nbytes`` from ``offset`` on; never more than HASHED_BYTES of them are in memory."""
+        digest = hashlib.sha256()
+        block = memoryview(bytearray(min(nbytes, HASHED_BYTES)))
+        for at in range(offset, offset + nbytes, HASHED_BYTES):
+            piece = block[: min(HASHED_BYTES, offset + nbytes - at)]
+            self.read_into(piece, at)
+            digest.update(piece)
+        return digest.digest()
+
+    def read_into(self, rest: memoryview, offset: int) -> None:
+        """Fill ``rest``, a view of bytes, from ``offset`` on; integrity.source-changed when the file ends before."""
         with input_errors(self.path):
             while rest:
                 count = os.preadv(self._descriptor, [rest], offset)
@@ -60,7 +82,13 @@ class SourceFile:
                     raise error("integrity.source-changed", str(self.path), message)
                 rest = rest[count:]
                 offset += count
-        return data
+
+    def sha256(self) -> bytes:
+        """The SHA-256 of the whole file, read block by block."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, HASH_BLOCK_BYTES):
+            digest.update(self.read_at(offset, min(HASH_BLOCK_BYTES, self.size - offset)))
+        return digest.digest()
 
     def require_unchanged(self) -> None:
         """Raise integrity.source-changed unless the path still leads to the file opened, as it was then."""

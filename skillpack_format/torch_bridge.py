@@ -24,6 +24,9 @@ from skillpack_format.reader import Pack
 class TorchBench:
     """A torch device as the place of the accumulator."""
 
+    block_items = 1 << 22  # 32 MiB of float64: enough to keep a GPU busy
+    estimates = False
+
     def __init__(self, device: str) -> None:
         try:
             self.device = torch.device(device)

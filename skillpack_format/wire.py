@@ -44,6 +44,7 @@ def write(document: Plain) -> bytes:
 def read(data: bytes, limits: Limits, where: str) -> Plain:
     """The document in ``data``; a ManifestError (wire.*) or LimitError says why not, and at which byte."""
     decoder = _Decoder(data, limits, where)
+    decoder.count(1)
     document = decoder.value(1)
     if decoder.at != len(data):
         decoder.refuse("wire.trailing", f"{len(data) - decoder.at} bytes follow the document")
@@ -59,7 +60,7 @@ def _sorted(value: Plain) -> Plain:
 
 
 class _Decoder:
-    """A cursor over ``data``; ``nodes`` counts every value read so far, ``keys`` the map keys already checked."""
+    """A cursor over ``data``; ``nodes`` counts the values that the lengths read announce, ``keys`` the keys checked."""
 
     __slots__ = ("at", "data", "keys", "limits", "nodes", "where")
 
@@ -75,9 +76,6 @@ class _Decoder:
         raise error(code, self.where, f"byte {self.at}: {message}")
 
     def value(self, depth: int) -> Plain:
-        self.nodes += 1
-        if self.nodes > self.limits.header_nodes:
-            self.limits.require("header_nodes", self.nodes, self.where)
         kind, count = self._head()
         if kind == "int":
             return count
@@ -89,15 +87,22 @@ class _Decoder:
             self.limits.require("header_depth", depth, self.where)
         if kind == "array":
             self._require_left(count)
+            self.count(count)
             return [self.value(depth + 1) for _ in range(count)]
         self._require_left(2 * count)
+        self.count(2 * count)
         return self._map(count, depth)
+
+    def count(self, nodes: int) -> None:
+        """Have ``nodes`` more values, which a length has just announced."""
+        self.nodes += nodes
+        if self.nodes > self.limits.header_nodes:
+            self.limits.require("header_nodes", self.nodes, self.where)
 
     def _map(self, count: int, depth: int) -> dict[str, Plain]:
         result: dict[str, Plain] = {}
         previous: bytes | None = None
         for _ in range(count):
-            self.nodes += 1
             first = self.data[self.at] if self.at < len(self.data) else 0
             if 0xA0 <= first <= 0xBF:  # what nearly every key is
                 self.at += 1

@@ -1,13 +1,12 @@
 """Writing a pack: contents as they come, then the header, then the file appears at once.
 
-The header comes first in the file but is known last, so stored chunks wait in an unnamed temporary file beside the
-target. Same contents and manifest, same bytes.
+The header comes first in the file but is known last, so stored chunks wait in a journal beside the target, from which a
+run that was stopped takes them again. Same contents and manifest, same bytes.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -15,8 +14,11 @@ from typing import Final
 from skillpack_format import wire
 from skillpack_format.container import write_header
 from skillpack_format.contents import StoredContent, plan
-from skillpack_format.durable import atomic_file, output_errors
+from skillpack_format.durable import atomic_file, require_absent, require_space
+from skillpack_format.errors import error
+from skillpack_format.journal import Journal, journal_of, key_of
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.locks import locked
 from skillpack_format.manifest import Manifest, parse
 from skillpack_format.storage import Segment, Storage, align, lay_out
 from skillpack_format.storage import parse as parse_storage
@@ -25,7 +27,12 @@ CODEC: Final = "zstd"
 
 
 class PackWriter:
-    """Collects stored contents in their final order; ``seal`` writes the file. A context manager."""
+    """Collects stored contents in their final order; ``seal`` writes the file.
+
+    A context manager: inside of it this run alone may write ``path``, and ``journal`` keeps what its work has finished.
+    """
+
+    journal: Journal
 
     def __init__(
         self, path: Path, *, chunk_bytes: int, overwrite: bool = False, limits: Limits = DEFAULT_LIMITS
@@ -35,26 +42,34 @@ class PackWriter:
         self._overwrite = overwrite
         self._limits = limits
         self._segments: list[Segment] = []
+        self._waiting: list[tuple[bytes, int]] = []  # key in the journal, zeros before it
         self._end = 0
-        with output_errors(path):
-            self._waiting = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by __exit__
+        self._stack = ExitStack()
 
     def __enter__(self) -> PackWriter:
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.path))
+            require_absent(self.path, overwrite=self._overwrite)
+            self.journal = stack.enter_context(journal_of(self.path))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._waiting.close()
+        self._stack.__exit__(kind, found, trace)
+
+    def has(self, content: StoredContent) -> bool:
+        """Whether the stored chunks of ``content`` are there already, so that ``add`` needs none."""
+        return _key(content) in self.journal
 
     def add(self, content: StoredContent) -> None:
         """Append the next content, in MANIFEST's order."""
-        with output_errors(self.path):
-            self._waiting.write(bytes(align(self._end) - self._end))
-            self._end = align(self._end)
-            for chunk in content.chunks:
-                self._waiting.write(chunk)
-                self._end += len(chunk)
+        key = _key(content)
+        if key not in self.journal:
+            self.journal.add(key, b"".join(content.chunks))
+        self._waiting.append((key, align(self._end) - self._end))
+        self._end = align(self._end) + content.nbytes
         self._segments.append(Segment(content.codec, content.table))
 
     def seal(self, manifest: Manifest) -> int:
@@ -65,9 +80,22 @@ class PackWriter:
         planes = [content.planes for content in contents.all]
         lay_out(parse_storage(wire.read(storage, self._limits, "STORAGE"), self._limits), planes, self._end)
         header = write_header(document, storage, self._end)
-        with output_errors(self.path):
-            self._waiting.seek(0)
-            with atomic_file(self.path, overwrite=self._overwrite) as out:
-                out.write(header)
-                shutil.copyfileobj(self._waiting, out, self._chunk_bytes)
-        return len(header) + self._end
+        nbytes = len(header) + self._end
+        require_space(self.path, [nbytes])
+        with atomic_file(self.path, overwrite=self._overwrite) as out:
+            out.write(header)
+            for key, zeros in self._waiting:
+                out.write(bytes(zeros))
+                out.write(self._stored(key))
+        return nbytes
+
+    def _stored(self, key: bytes) -> bytes:
+        stored = self.journal.get(key)
+        if stored is None:
+            raise error("output.failed", str(self.path), "stored chunks are missing from the journal")
+        return stored
+
+
+def _key(content: StoredContent) -> bytes:
+    """Where stored chunks wait: their lengths and checksums, and what they hold, say which they are."""
+    return key_of(sha256=content.sha256, codec=content.codec, table=content.table)

@@ -29,7 +29,7 @@ from skillpack_format.encodings._base import Encoded
 from skillpack_format.errors import SkillPackError
 from skillpack_format.listing import base_ref
 from skillpack_format.making import Change, make, start_of
-from skillpack_format.manifest import Component, Entry, Manifest, ResultRef, SideFile
+from skillpack_format.manifest import Component, Entry, Layout, Manifest, ResultRef, SideFile
 from skillpack_format.reader import Pack
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.shards import ShardWriter
@@ -160,6 +160,8 @@ class Plan:
     removed: Mapping[str, tuple[TensorKind, bytes]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)  # added tensors: name -> the tensor they are the same as
     files: Mapping[str, bytes] = field(default_factory=dict)
+    shards: Mapping[str, bytes] = field(default_factory=dict)  # of a layout: name -> head
+    index: tuple[str, bytes] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     stats: Mapping[str, int | bytes] = field(default_factory=dict)
 
@@ -201,18 +203,25 @@ def write_pack(path: Path, plan: Plan, *, codec: str = "raw", chunk_bytes: int =
                     stats=dict(plan.stats),
                 )
             )
-        for _, data in sorted(plan.files.items()):
+        index = [plan.index] if plan.index else []
+        for _, data in (*sorted(plan.files.items()), *index, *sorted(plan.shards.items())):
             writer.add(store([np.frombuffer(data, np.uint8)], [1], codec, chunk_bytes))
+        shards = tuple(side_file(*each) for each in sorted(plan.shards.items()))
         writer.seal(
             Manifest(
                 base=base_ref(before),
                 result=ResultRef(len(after), checkpoint_digest(after.items())),
                 tensors=tuple(entries),
-                files=tuple(SideFile(name, len(data), sha256(data)) for name, data in sorted(plan.files.items())),
+                files=tuple(side_file(*each) for each in sorted(plan.files.items())),
+                layout=Layout(shards, side_file(*plan.index) if plan.index else None) if shards else None,
                 metadata=dict(plan.metadata),
             )
         )
     return path
+
+
+def side_file(name: str, data: bytes) -> SideFile:
+    return SideFile(name, len(data), sha256(data))
 
 
 def plan_of(*cases: Case) -> Plan:
@@ -603,6 +612,19 @@ def mixed_plan() -> Plan:
         aliases={"c": "a"},
         files={"config.json": b'{"a": 1}'},
         metadata={"by": "me"},
+    )
+
+
+def layout_plan() -> Plan:
+    """A tensor changed and one left alone, in two shards and an index."""
+    what = kind("U8", 2)
+    heads = {name: f'{{"{name}":{{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}}}'.encode() for name in ("a", "b")}
+    shards = {f"{name}.safetensors": len(raw).to_bytes(8, "little") + raw for name, raw in heads.items()}
+    return Plan(
+        cases={"a": same_kind("a", what, b"ab", dense.replacement(np.array([1, 2], np.uint8), DTYPES["U8"]))},
+        unchanged={"b": (what, b"cd")},
+        shards=shards,
+        index=("m.safetensors.index.json", b'{"weight_map":{"a":"a.safetensors","b":"b.safetensors"}}'),
     )
 
 

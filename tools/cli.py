@@ -28,14 +28,18 @@ COMMANDS: Final[Mapping[str, str]] = {  # the first line of each command's help,
     "inspect": "Show what a pack is, from its header alone.",
     "validate": "Check a pack by every rule; list all problems.",
     "apply": "Make the checkpoint that packs turn BASE into.",
+    "sign": "Sign a pack with a private key, in a file beside it.",
+    "verify": "See that a pack was signed with a key.",
     "conformance": "Ask a reader every case of the corpus.",
 }
 HINTS: Final[Mapping[str, str]] = {  # by code, or by the first word of one
     "output.exists": "choose another -o, or replace it with --force",
     "output.alias": "choose an -o outside of the inputs",
+    "output.locked": "wait for it, or choose another -o",
     "base": "skillpack inspect PACK shows the digest of the base it was made for",
     "framing.magic": "a pack begins with the bytes of spec/container.md; .skp is also a suffix of other programs",
     "integrity.source-changed": "try again once nothing writes to the inputs",
+    "signature.missing": "it is looked for beside the pack, at PACK.sig; verify takes another with --signature",
     "resource.memory": "fewer --threads hold fewer tensors at a time",
 }
 
@@ -146,7 +150,9 @@ def _failure(found: Exception, arguments: Sequence[str]) -> Failure:
         hint = f"{context.command_path} --help" if context else ""
         return Failure(2, "usage.argument", "", " ".join(found.format_message().split()), hint)
     if isinstance(found, _StoppedError | click.Abort):
-        return Failure(INTERRUPTED, "run.interrupted", "", "interrupted")
+        kept = getattr(found.__cause__, "kept", None)  # of durable.RunInterruptedError
+        hint = f"the same command goes on from what is done, in {kept}; or remove that" if kept else ""
+        return Failure(INTERRUPTED, "run.interrupted", "", "interrupted", hint)
     if isinstance(found, OSError):  # the library has turned its own into SkillPackErrors: this is standard output
         code = "output.space" if found.errno == errno.ENOSPC else "output.failed"
         return Failure(IO_FAILED, code, "standard output", f"cannot be written: {found.strerror or found}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from skillpack_format import ApplicationReport, ApplyOptions, apply, prove
+from skillpack_format.side_files import CODE, NOTES
 
 from . import options, render
 
@@ -18,6 +19,13 @@ from . import options, render
 @click.option("-o", "--output", type=options.PATH, help="What to write.  [default: named as the last pack]")
 @options.device
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Take this share of the change of one pack.")
+@click.option(
+    "--require-signature",
+    "signed_by",
+    type=options.PATH,
+    metavar="KEY",
+    help="Refuse a PACK without a signature PACK.sig by the owner of this public key.",
+)
 @options.threads
 @options.no_side_files
 @options.force
@@ -30,6 +38,7 @@ def command(
     output: Path | None,
     device: str,
     scale: float,
+    signed_by: Path | None,
     threads: int,
     no_side_files: bool,
     force: bool,
@@ -43,11 +52,20 @@ def command(
     other, each made for the result of the one before. With -q the path written is the only line on standard output.
     """
     chosen = ApplyOptions(
-        scale=scale, threads=threads, overwrite=force, side_files=not no_side_files, **options.bench(device)
+        scale=scale,
+        signed_by=signed_by,
+        threads=threads,
+        overwrite=force,
+        side_files=not no_side_files,
+        **options.bench(device),
     )
     out = output or _default_output(base, packs[-1])
     with render.progress_bar(hidden=quiet or as_json) as progress:
         report = prove(base, packs, chosen, progress) if dry_run else apply(base, packs, out, chosen, progress)
+    if not as_json:
+        for each in report.side_files:
+            if CODE in each.notes:
+                render.show_warning(f"{each.name} of the pack {NOTES[CODE]}; load the result only if you trust it")
     if as_json:
         render.show_json(render.result("apply", report.to_plain()))
     elif quiet:
@@ -72,13 +90,15 @@ def _show(report: ApplicationReport, packs: Sequence[Path]) -> None:
             "tensors": f"{report.tensors}: {report.changed} changed, {report.added} added, {report.removed} removed",
             "size": render.size(report.nbytes),
             "proved": proof,
+            "files": "those of the fine-tune, to the byte" if report.layout else "named and laid out as in the base",
         }
     )
     if not (report.changed or report.added or report.removed):
         page.line("no tensor changed")
     if _changes_nothing(report):
         page.line("nothing changed: the result is the base", "bold")
-    page.table("side files", ["name", "action"], [[each.name, each.action] for each in report.side_files])
+    rows = [[each.name, each.action, "; ".join(NOTES[note] for note in each.notes)] for each in report.side_files]
+    page.table("side files", ["name", "action", "note"], rows)
     for each in report.side_files:
         for line in each.diff.splitlines():
             page.line(f"  {line}", "green" if line.startswith("+") else "red" if line.startswith("-") else "dim")

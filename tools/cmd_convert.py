@@ -44,6 +44,7 @@ WORST: Final = 5  # tensors shown by error
     "--meta", multiple=True, callback=options.key_values, metavar="KEY=VALUE", help="A line of the pack's metadata."
 )
 @options.no_side_files
+@click.option("--no-layout", is_flag=True, help="Do not keep how the files of TUNED lie; only for exact results.")
 @options.threads
 @options.device
 @options.force
@@ -66,6 +67,7 @@ def command(
     exact: tuple[str, ...],
     meta: dict[str, str],
     no_side_files: bool,
+    no_layout: bool,
     threads: int,
     device: str,
     force: bool,
@@ -90,6 +92,7 @@ def command(
         exact=exact,
         metadata=meta,
         side_files=not no_side_files,
+        layout=not no_layout,
         threads=threads,
         overwrite=force,
         **options.bench(device),

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Final
 
 import click
 
 from skillpack_format import InspectionReport, inspect
-from skillpack_format.names import TEMPLATE_FILES
+from skillpack_format.ops.inspection import SideFileRow
+from skillpack_format.side_files import CODE, NOTES, TEMPLATE
 
 from . import options, render
+
+CAN: Final = {  # told by the name alone
+    TEMPLATE: "can hold a chat template, which other programs run",
+    CODE: "can name code to run; --side-files looks",
+}
 
 
 @click.command("inspect")
 @click.argument("pack", type=options.PATH)
 @options.as_json
 @click.option("--manifest", is_flag=True, help="Print MANIFEST in its JSON rendering (spec/manifest.md) instead.")
+@click.option("--side-files", is_flag=True, help="Read the side files too: which hold a chat template or name code?")
 @click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Tensors to show.")
 @click.option("--by", type=click.Choice(["size", "error"]), default="size", show_default=True, help="Which come first.")
-def command(pack: Path, as_json: bool, manifest: bool, top: int, by: str) -> None:
+def command(pack: Path, as_json: bool, manifest: bool, side_files: bool, top: int, by: str) -> None:
     """Show what a pack is, from its header alone.
 
     Figures on quality are the author's; digests are what apply proves. --top and --by choose what people see, the
     JSON has every tensor. An error is the share of a tensor's change that is lost: 0.01 is 1 % of its energy.
     """
-    report = inspect(pack)
+    report = inspect(pack, side_files=side_files)
     if manifest:
         render.show_json(report.rendering())
         return
@@ -46,19 +54,27 @@ def _identity(page: render.Page, report: InspectionReport) -> None:
         "size": f"{render.size(report.file_bytes)}, of it header {render.size(report.header_bytes)}",
         "base": f"{report.base_digest} ({report.base_tensors} tensors)",
         "result": f"{report.result_digest} ({report.result_tensors} tensors)",
+        "layout": _layout(report),
         "codecs": ", ".join(report.codecs) or "none",
     }
     page.fields(fields)
     page.table("metadata (the author's claims)", ["key", "value"], list(report.metadata.items()))
-    rows = [
-        [
-            name,
-            render.size(nbytes),
-            "can hold a chat template, which other programs run" if name in TEMPLATE_FILES else "",
-        ]
-        for name, nbytes in report.side_files
-    ]
+    rows = [[row.name, render.size(row.nbytes), _note(row)] for row in report.side_files]
     page.table("side files", ["name", ">bytes", "note"], rows)
+
+
+def _layout(report: InspectionReport) -> str:
+    if not report.shards:
+        return "none: files are named and laid out as in the base"
+    more = f" and {len(report.shards) - 1} more" if len(report.shards) > 1 else ""
+    return f"gives {report.shards[0]}{more} back to the byte"
+
+
+def _note(row: SideFileRow) -> str:
+    """What a side file can make other programs do, or does where it was read."""
+    if row.notes is None:
+        return "; ".join(CAN[note] for note in row.can_hold)
+    return "; ".join(NOTES[note] for note in row.notes)
 
 
 def _classes(page: render.Page, report: InspectionReport) -> None:

@@ -129,8 +129,8 @@ def _styled(parts: Sequence[_Line | _Table]) -> str:
 
 
 def show_json(plain: Mapping[str, Any]) -> None:
-    """A result as one JSON document in ASCII."""
-    click.echo(json.dumps(plain, indent=2, allow_nan=False))
+    """A result as one JSON document in printable ASCII."""
+    click.echo(json.dumps(plain, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def result(command: str, plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid
 from skillpack_format.dtypes import Array, DType, numel
+from skillpack_format.estimation import Estimate
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -63,6 +64,15 @@ class Encoded:
     parts: dict[str, Array]
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some rows and columns of one matrix of a tensor's stack."""
+
+    matrix: int
+    rows: slice
+    cols: slice
+
+
 class Additive(Protocol):
     """An opened component that adds to the accumulator."""
 
@@ -71,6 +81,16 @@ class Additive(Protocol):
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
         """Add the contribution to ``acc``: (block rows, cols) float64, in place."""
+
+
+class Estimating(Additive, Protocol):
+    """A component that knows a fast way to most elements, and an exact one to single elements. Few need to be."""
+
+    def estimate(self, block: Block) -> Estimate | None:
+        """What it adds, in float32 with a bound; None where there is none."""
+
+    def add_at(self, acc: NDArray[np.float64], block: Block, positions: NDArray[np.int64]) -> None:
+        """``add`` for some elements of the flat block: ``acc`` holds theirs, flat."""
 
 
 class Rewriting(Protocol):
@@ -96,6 +116,15 @@ class Encoding(Protocol):
 
     def adds(self, params: Any) -> bool:
         """Whether the component is additive; otherwise it rewrites."""
+
+    def span(self, params: Any) -> int | None:
+        """How many elements of the result need each other's items: 1 where every part has an item an element and each
+        needs its own, n where runs of n elements are mixed. None where parts are of another kind; then the component,
+        once open, has ``crop(window)``, which is the same component for the window as a matrix of its own.
+        """
+
+    def terms(self, params: Any) -> int:
+        """How many products are summed for one element of the tensor; 0 for an encoding that multiplies no matrices."""
 
     def parts(self, params: Any, target: Target) -> tuple[PartSpec, ...]:
         """Every part and its size, in stored order."""

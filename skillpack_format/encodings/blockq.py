@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import SMALLEST_SCALE, Bench, Block, DeviceArray, Grid, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
@@ -42,6 +42,7 @@ class Adding:
     levels: NDArray[np.int16]  # (stack * rows, cols): 2q - zero
     scales: NDArray[np.float32]  # (stack * rows, groups)
     group: int
+    rows: int  # of one matrix
 
     def touched(self, block: Block) -> NDArray[np.int64] | None:
         return None
@@ -49,6 +50,12 @@ class Adding:
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
         scales = spread(self.scales[block.rows], self.group, block.grid.cols)
         acc += bench.float64(self.levels[block.rows]) * bench.float64(scales)
+
+    def crop(self, window: Window) -> Adding:
+        first = window.matrix * self.rows
+        rows = slice(first + window.rows.start, first + window.rows.stop)
+        scales = spread(self.scales[rows], self.group, self.levels.shape[1])[:, window.cols]
+        return Adding(self.levels[rows, window.cols], scales, 1, window.rows.stop - window.rows.start)
 
 
 class Blockq:
@@ -66,6 +73,12 @@ class Blockq:
     def adds(self, params: Params) -> bool:
         return True
 
+    def span(self, params: Params) -> int | None:
+        return None
+
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         scales = grid.stack * grid.rows * params.groups(grid.cols)
@@ -80,7 +93,7 @@ class Blockq:
         require_scales(scales, where)
         levels = 2 * codes.astype(np.int16).reshape(grid.stack * grid.rows, grid.cols)
         levels -= _zeros(params, parts, grid, where)
-        return Adding(levels, scales.reshape(grid.stack * grid.rows, params.groups(grid.cols)), params.group)
+        return Adding(levels, scales.reshape(grid.stack * grid.rows, params.groups(grid.cols)), params.group, grid.rows)
 
 
 def _zeros(params: Params, parts: Parts, grid: Grid, where: str) -> NDArray[np.int16] | np.int16:

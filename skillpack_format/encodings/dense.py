@@ -61,6 +61,12 @@ class Dense:
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
 
+    def span(self, params: Params) -> int | None:
+        return 1
+
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         width = params.dtype.itemsize or 1  # sub-byte types are carried as the bytes they fill
         return (PartSpec("values", width, tensor_nbytes(params.dtype, target.shape) // width),)

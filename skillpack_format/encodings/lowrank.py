@@ -7,13 +7,15 @@ float32 matrix product computes the sum exactly, in any order, on any device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from skillpack_format import bits as packing_of
+from skillpack_format import estimation
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
 from skillpack_format.errors import error
+from skillpack_format.estimation import Estimate
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.lazy_numpy import np
 
@@ -42,18 +44,73 @@ class OpenSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class _SideBySide:
+    """The slices of one matrix as one of rank r, their codes and what an estimate takes."""
+
+    u: NDArray[np.int8]  # (rows, r)
+    v: NDArray[np.int8]  # (cols, r)
+    starts: NDArray[np.int64]  # (slices,): where in r each begins
+    left: NDArray[np.float32]  # (rows, r): u times the scales
+    lengths: NDArray[np.float64]  # (rows,): of the rows of ``left``
+    right: NDArray[np.float32]  # (r, cols): v
+    longest: float  # of its columns
+
+
+@dataclass(frozen=True, slots=True)
 class Adding:
     slices: tuple[OpenSlice, ...]
+    right: dict[int, list[DeviceArray]] = field(default_factory=dict)  # factors V of the matrix last asked for
+    joined: dict[int, _SideBySide] = field(default_factory=dict)  # its slices as one
 
     def touched(self, block: Block) -> NDArray[np.int64] | None:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        for each in self.slices:
+        if block.matrix not in self.right:
+            self.right.clear()
+            self.right[block.matrix] = [bench.factor(each.v[block.matrix].T) for each in self.slices]
+        for each, right in zip(self.slices, self.right[block.matrix], strict=True):
             left = bench.factor(each.u[block.matrix, block.first : block.last])  # (rows, r)
-            product = bench.product(left, bench.factor(each.v[block.matrix].T))  # (rows, cols)
+            product = bench.product(left, right)  # (rows, cols)
             product *= float(each.scales[block.matrix])  # exact: 24 + 24 bits
             acc += product
+
+    def estimate(self, block: Block) -> Estimate | None:
+        """The contribution in float32, by one product for all slices; None where it has no bound."""
+        found = self._side_by_side(block.matrix)
+        rows = slice(block.first, block.last)
+        return estimation.product(found.left[rows], found.right, float(found.lengths[rows].max()) * found.longest)
+
+    def add_at(self, acc: NDArray[np.float64], block: Block, positions: NDArray[np.int64]) -> None:
+        """``add`` for single elements of the flat block, exactly: ``acc`` holds theirs."""
+        rows, cols = np.divmod(positions, block.grid.cols)
+        found = self._side_by_side(block.matrix)
+        terms = found.u[block.first + rows].astype(np.float32)  # (elements, r of all slices)
+        terms *= found.v[cols]
+        dots = np.add.reduceat(terms, found.starts, axis=1)  # (elements, slices): sums of integers within 2^24
+        for each, dot in zip(self.slices, dots.T, strict=True):
+            acc += dot.astype(np.float64) * float(each.scales[block.matrix])
+
+    def _side_by_side(self, matrix: int) -> _SideBySide:
+        """All slices of the matrix asked for as one."""
+        if matrix not in self.joined:
+            self.joined.clear()
+            u = np.concatenate([each.u[matrix] for each in self.slices], axis=1)
+            v = np.concatenate([each.v[matrix] for each in self.slices], axis=1)
+            with np.errstate(over="ignore"):
+                left = np.concatenate([each.u[matrix] * each.scales[matrix] for each in self.slices], axis=1)
+            lengths = np.sqrt(np.einsum("kr,kr->k", left, left, dtype=np.float64))
+            others = np.sqrt(np.einsum("kr,kr->k", v, v, dtype=np.float64))
+            starts = np.cumsum([0, *(each.u.shape[2] for each in self.slices[:-1])])
+            right = np.ascontiguousarray(v.T, np.float32)
+            self.joined[matrix] = _SideBySide(u, v, starts, left, lengths, right, float(others.max()))
+        return self.joined[matrix]
+
+    def crop(self, window: Window) -> Adding:
+        e = slice(window.matrix, window.matrix + 1)
+        return Adding(
+            tuple(OpenSlice(each.scales[e], each.u[e, window.rows], each.v[e, window.cols]) for each in self.slices)
+        )
 
 
 class Lowrank:
@@ -70,6 +127,12 @@ class Lowrank:
 
     def adds(self, params: Params) -> bool:
         return True
+
+    def span(self, params: Params) -> int | None:
+        return None
+
+    def terms(self, params: Params) -> int:
+        return sum(each.rank for each in params.slices)
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid

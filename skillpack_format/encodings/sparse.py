@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
+from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_finite
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys, text
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 MODES: Final = ("add", "replace")
 INDEXES: Final = ("bitmap", "gap16", "gap8")
@@ -40,6 +41,18 @@ class _Placed:
 
     positions: Positions
     values: Array
+    grid: Grid
+
+    def crop(self, window: Window) -> Self:
+        cols = self.grid.cols
+        first = (window.matrix * self.grid.rows + window.rows.start) * cols
+        last = (window.matrix * self.grid.rows + window.rows.stop) * cols
+        run = slice(*np.searchsorted(self.positions, (first, last)))
+        row, col = np.divmod(self.positions[run] - first, cols)
+        inside = (col >= window.cols.start) & (col < window.cols.stop)
+        width = window.cols.stop - window.cols.start
+        positions = row[inside] * width + col[inside] - window.cols.start
+        return type(self)(positions, self.values[run][inside], Grid(1, window.rows.stop - window.rows.start, width))
 
     def within(self, start: int, stop: int) -> tuple[Positions, Array]:
         """Positions in a run of elements, relative to its ``start``, and their values."""
@@ -92,6 +105,12 @@ class Sparse:
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
 
+    def span(self, params: Params) -> int | None:
+        return None
+
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         if params.index == "bitmap":
             index = PartSpec("index", 1, (target.numel + 7) // 8)
@@ -104,10 +123,10 @@ class Sparse:
         positions = read(parts["index"], params, target.numel, where)
         if params.mode == "replace":
             require_bool(parts["values"], params.dtype, where)
-            return Replacing(positions, parts["values"])
+            return Replacing(positions, parts["values"], target.grid)
         values = bits_to_float32(parts["values"], params.dtype)
         require_finite(values, where, "the added values")
-        return Adding(positions, values)
+        return Adding(positions, values, target.grid)
 
 
 def _escape(index: str) -> int:

@@ -66,6 +66,12 @@ class Ulp:
     def adds(self, params: Params) -> bool:
         return False
 
+    def span(self, params: Params) -> int | None:
+        return SPAN if params.sort == "exponent" else 1
+
+    def terms(self, params: Params) -> int:
+        return 0
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         return (PartSpec("diff", target.dtype.itemsize, target.numel),)
 

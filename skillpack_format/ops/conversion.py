@@ -6,7 +6,6 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,13 +26,15 @@ from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
-from skillpack_format.manifest import Entry, Manifest, ResultRef, SideFile, parse_metadata
-from skillpack_format.names import SIDE_FILES
+from skillpack_format.manifest import Entry, Layout, Manifest, ResultRef, SideFile, parse_metadata
+from skillpack_format.names import INDEX_SUFFIX, SHARD_SUFFIX, SIDE_FILES, is_layout_name
 from skillpack_format.ops.plans import PlanReport, goal_of, make_plan
-from skillpack_format.planning import Goal, Plan
+from skillpack_format.planning import Budget, Goal, Plan
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
+from skillpack_format.records import from_record, record_key, to_record
+from skillpack_format.side_files import CODE, is_program, notes_of
 from skillpack_format.sources import SourceFile
 from skillpack_format.storage import align
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
@@ -41,14 +42,17 @@ from skillpack_format.surveying import SEGMENT_BYTES
 from skillpack_format.writer import CODEC, PackWriter
 
 FRAME_BYTES: Final = 320  # of a pack beside MANIFEST's and STORAGE's items: preamble, STORAGE's map, alignment
+SHOWN: Final = 10  # files named that are left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to convert. ``exact``: name patterns of tensors that are coded exactly whatever the recipe says.
+    """How to convert.
 
-    ``goal``: a budget or a bound for a recipe that plans, in place of its own price. ``weights``: what a unit of
-    squared error does in a tensor, by name, where the caller has measured it.
+    ``goal``: a budget or a bound for a recipe that plans, in place of its own price. ``exact``: name patterns of
+    tensors that are coded exactly whatever the recipe says. ``weights``: what a unit of squared error does in a tensor,
+    by name, where the caller has measured it. ``layout``: where the result is the folder ``tuned``, exactly, keep what
+    gives its files back to the byte (spec/manifest.md, "Layout"); a budget leaves it out.
     """
 
     recipe: Recipe = LOSSLESS
@@ -58,6 +62,7 @@ class Options:
     weights: Mapping[str, float] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     side_files: bool = True
+    layout: bool = True
     codec: str = CODEC
     threads: int = 1
     overwrite: bool = False
@@ -134,12 +139,15 @@ def convert(
         before, after, old = work.before, work.after, work.old
         files, warnings = _side_files(before, after, options)
         contents = [store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES) for _, data in files]
-        work.codings = _plan(work, files, contents, progress).codings if work.is_planned else {}
         with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite, limits=options.limits) as writer:
+            work.codings = _plan(work, files, contents, progress).codings if work.is_planned else {}
             coded = _code_all(work, writer, progress)
             for content in contents:
                 writer.add(content)
             manifest = _manifest(old, coded, files, options)
+            is_exact = manifest.result.digest == checkpoint_digest(work.new.items())
+            if options.layout and is_exact and not isinstance(options.goal, Budget):
+                manifest = replace(manifest, layout=_add_layout(before, after, options, writer, warnings))
             before.require_unchanged()
             after.require_unchanged()
             pack_bytes = writer.seal(manifest)
@@ -183,6 +191,10 @@ class _Work:
     def is_planned(self) -> bool:
         return any(isinstance(_treatment(name, self.options), Planned) for name in self.coded)
 
+    def treatment(self, name: str) -> Treatment:
+        """What the plan gives, or the recipe where there is none."""
+        return self.codings.get(name) or _treatment(name, self.options)
+
     def job(self, name: str) -> Job:
         """A tensor with its bytes, read now."""
         old, new = self.old.get(name), self.new[name]
@@ -196,7 +208,7 @@ class _Work:
             base=self.before.read(name) if old else None,
             new=new,
             tuned=tuned,
-            treatment=self.codings.get(name) or _treatment(name, self.options),
+            treatment=self.treatment(name),
             codec=self.options.codec,
             bench=self.options.bench,
         )
@@ -266,15 +278,36 @@ def _plan(
 def _code_all(work: _Work, writer: PackWriter, progress: Progress) -> list[Coded]:
     """Code every tensor that differs, in the order of names, and hand its contents to the writer."""
     sizes = {name: work.after.specs[name].nbytes for name in work.names if name in work.after.specs}
+    keys = {name: _key(name, work) for name in work.coded}
     done, total = 0, sum(sizes.values())
     coded: list[Coded] = []
-    for name, each in in_order(work.code, work.names, work.options.threads):
+
+    def code_once(name: str) -> Coded:
+        record = writer.journal.get(keys[name]) if name in keys else None
+        return work.code(name) if record is None else from_record(record, work.options.limits)
+
+    for name, each in in_order(code_once, work.names, work.options.threads):
         for content in each.contents:
             writer.add(content)
+        if name in keys and keys[name] not in writer.journal:
+            writer.journal.add(keys[name], to_record(each))
         coded.append(replace(each, contents=tuple(replace(content, chunks=()) for content in each.contents)))
         done += sizes.get(name, 0)
         progress("coding", done, total)
     return _resolve_aliases(coded)
+
+
+def _key(name: str, work: _Work) -> bytes:
+    """Under which key of the journal the code of a tensor is kept."""
+    return record_key(
+        name=name,
+        tensor_class=class_of(name, work.options.rules),
+        old=work.old.get(name),
+        new=work.new[name],
+        treatment=work.treatment(name),
+        codec=work.options.codec,
+        bench=work.options.bench,
+    )
 
 
 def _aliases(names: Sequence[str], old: Listing, new: Listing, options: Options) -> dict[str, str]:
@@ -338,6 +371,39 @@ def _manifest(
     )
 
 
+def _add_layout(
+    before: Checkpoint, after: Checkpoint, options: Options, writer: PackWriter, warnings: list[str]
+) -> Layout | None:
+    """The layout of the folder ``tuned``, its contents handed to the writer; None where no layout can say it."""
+    if not (before.is_folder and after.is_folder):
+        return None
+    heads, index = after.heads(), after.index_bytes()
+    layout = Layout(
+        shards=tuple(_side_file(name, data) for name, data in heads.items()),
+        index=_side_file(after.index_file, index) if after.index_file is not None and index is not None else None,
+    )
+    reason = _layout_fault(layout, options.limits)
+    if reason is not None:
+        warnings.append(f"{reason}: apply will name and lay out the files as in the base")
+        return None
+    for data in ((index,) if index is not None else ()) + tuple(heads.values()):
+        writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
+    return layout
+
+
+def _layout_fault(layout: Layout, limits: Limits) -> str | None:
+    """Why no reader would take this layout."""
+    odd = [each.name for each in layout.shards if not is_layout_name(each.name, SHARD_SUFFIX)]
+    if layout.index is not None and not is_layout_name(layout.index.name, INDEX_SUFFIX):
+        odd.append(layout.index.name)
+    if odd:
+        return f"{odd[0]} is no plain name"
+    nbytes = sum(each.nbytes for each in layout.contents)
+    if len(layout.shards) > limits.shards or nbytes > limits.layout_bytes:
+        return f"{len(layout.shards)} shards with {nbytes} bytes of headers and index are above a limit"
+    return None
+
+
 def _report(coded: Coded) -> TensorReport:
     entry = coded.entry
     return TensorReport(
@@ -366,11 +432,38 @@ def _side_files(
         data = read_side_file(path, options.limits)
         if name in theirs and read_side_file(theirs[name], options.limits) == data:
             continue
-        if names_code(data):
+        if CODE in notes_of(name, data):
             warnings.append(f"{name} names code to run (auto_map); it is not carried")
             continue
-        files.append((SideFile(name, len(data), sha256(data)), data))
+        files.append((_side_file(name, data), data))
+    left_out = [*_left_out(ours, theirs), *after.other_weights()]
+    if left_out:
+        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        warnings.append(f"not carried, of the folder of tuned: {', '.join(left_out[:SHOWN])}{more}")
     return files, warnings
+
+
+def _left_out(ours: dict[str, Path], theirs: dict[str, Path]) -> Iterator[str]:
+    """What no pack carries and the base does not have as well; hidden files are nobody's."""
+    for name, path in ours.items():
+        if name in SIDE_FILES or name.startswith("."):
+            continue
+        if path.is_dir():
+            if name not in theirs:
+                yield f"{name}/"
+        elif name not in theirs or not _is_same(path, theirs[name]):
+            yield f"{name} (a program)" if is_program(name, path.stat().st_mode) else name
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if not other.is_file():
+        return False
+    with SourceFile(one) as first, SourceFile(other) as second:
+        return first.size == second.size and first.sha256() == second.sha256()
+
+
+def _side_file(name: str, data: bytes) -> SideFile:
+    return SideFile(name, len(data), sha256(data))
 
 
 def read_side_file(path: Path, limits: Limits) -> bytes:
@@ -378,12 +471,3 @@ def read_side_file(path: Path, limits: Limits) -> bytes:
     with SourceFile(path) as source:
         limits.require("side_file_bytes", source.size, str(path))
         return bytes(source.read_at(0, source.size))
-
-
-def names_code(data: bytes) -> bool:
-    """Whether a JSON side file asks loaders to import code."""
-    try:
-        plain = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(plain, dict) and ("auto_map" in plain or "custom_pipelines" in plain)

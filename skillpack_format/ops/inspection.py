@@ -1,4 +1,4 @@
-"""``inspect``: what a pack is, from its header alone. No content is read, nothing is decoded."""
+"""``inspect``: what a pack is, from its header alone. No content is read unless asked for: then the side files' own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from skillpack_format.dtypes import dtype_named, numel, tensor_nbytes
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.manifest import Entry, Manifest
-from skillpack_format.names import TEMPLATE_FILES
+from skillpack_format.manifest import Entry, Manifest, SideFile
 from skillpack_format.reader import Pack, change_of, open_pack
+from skillpack_format.side_files import CODE, TEMPLATE, can_hold, notes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,16 @@ class ClassRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SideFileRow:
+    """A side file. ``can_hold`` follows from its name, ``notes`` from its content: None where that was not read."""
+
+    name: str
+    nbytes: int
+    can_hold: tuple[str, ...]
+    notes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class InspectionReport:
     """What the header says. Figures on quality are the author's claims; digests are what ``apply`` proves."""
 
@@ -60,7 +70,9 @@ class InspectionReport:
     result_tensors: int
     classes: tuple[ClassRow, ...]
     tensors: tuple[TensorRow, ...]
-    side_files: tuple[tuple[str, int], ...]
+    side_files: tuple[SideFileRow, ...]
+    shards: tuple[str, ...]  # of the layout; none where there is none
+    index: str | None
     codecs: tuple[str, ...]
     manifest: Manifest
 
@@ -74,6 +86,7 @@ class InspectionReport:
             "base": {"digest": self.base_digest, "tensors": self.base_tensors},
             "result": {"digest": self.result_digest, "tensors": self.result_tensors},
             "codecs": list(self.codecs),
+            "layout": {"shards": list(self.shards), "index": self.index} if self.shards else None,
             "classes": [
                 {
                     "class": row.tensor_class,
@@ -103,8 +116,14 @@ class InspectionReport:
                 for row in self.tensors
             ],
             "side_files": [
-                {"name": name, "bytes": nbytes, "can_hold_chat_template": name in TEMPLATE_FILES}
-                for name, nbytes in self.side_files
+                {
+                    "name": row.name,
+                    "bytes": row.nbytes,
+                    "can_hold_chat_template": TEMPLATE in row.can_hold,
+                    "can_name_code": CODE in row.can_hold,
+                    "notes": None if row.notes is None else list(row.notes),
+                }
+                for row in self.side_files
             ],
         }
 
@@ -113,9 +132,10 @@ class InspectionReport:
         return render(self.manifest.to_plain())
 
 
-def inspect(path: Path, limits: Limits = DEFAULT_LIMITS) -> InspectionReport:
-    """Read the header of ``path`` and report on it."""
+def inspect(path: Path, limits: Limits = DEFAULT_LIMITS, *, side_files: bool = False) -> InspectionReport:
+    """Read the header of ``path`` and report on it; with ``side_files`` their contents too, proved, for the notes."""
     with open_pack(path, limits) as pack:
+        layout = pack.manifest.layout
         rows = tuple(_tensor_row(pack, entry) for entry in pack.manifest.tensors)
         return InspectionReport(
             path=path,
@@ -129,7 +149,9 @@ def inspect(path: Path, limits: Limits = DEFAULT_LIMITS) -> InspectionReport:
             result_tensors=pack.manifest.result.count,
             classes=_class_rows(pack.manifest.tensors, rows),
             tensors=rows,
-            side_files=tuple((each.name, each.nbytes) for each in pack.manifest.files),
+            side_files=tuple(_side_file_row(pack, each, read=side_files) for each in pack.manifest.files),
+            shards=tuple(each.name for each in layout.shards) if layout else (),
+            index=layout.index.name if layout and layout.index else None,
             codecs=tuple(sorted({extent.codec for extent in pack.extents})),
             manifest=pack.manifest,
         )
@@ -144,6 +166,11 @@ def render(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: render(each) for key, each in value.items()}
     return [render(each) for each in value] if isinstance(value, list) else value
+
+
+def _side_file_row(pack: Pack, each: SideFile, *, read: bool) -> SideFileRow:
+    notes = notes_of(each.name, pack.read_side_file(each.name)) if read else None
+    return SideFileRow(each.name, each.nbytes, can_hold(each.name), notes)
 
 
 def _tensor_row(pack: Pack, entry: Entry) -> TensorRow:

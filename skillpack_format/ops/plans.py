@@ -70,10 +70,9 @@ def goal_of(recipe: Recipe, goal: Goal | None) -> Goal:
         raise error("usage.argument", "", f"recipe {recipe.name} codes every tensor in one way: no budget, no bound")
     if isinstance(goal, Budget) and goal.nbytes < 1:
         raise error("usage.argument", "", f"a budget of {goal.nbytes} bytes, it must be at least 1")
-    bounds = {MaxError: "error", Energy: "share"}
-    for kind, name in bounds.items():
-        if isinstance(goal, kind) and not 0 <= getattr(goal, name) <= 1:
-            raise error("usage.argument", "", f"a bound of {getattr(goal, name)}, it must be from 0 to 1")
+    bound = goal.error if isinstance(goal, MaxError) else goal.share if isinstance(goal, Energy) else 0
+    if not 0 <= bound <= 1:
+        raise error("usage.argument", "", f"a bound of {bound:g}, it must be from 0 to 1")
     return goal or Quality(recipe.price or 1.0)
 
 
@@ -91,7 +90,7 @@ def make_plan(
     """Survey the tensors ``names`` and choose. ``sizes``: their bytes in tuned; ``fixed``: bytes of the pack without
     them. ``weights``: measured sensitivities, by name."""
     tuned_bytes = sum(sizes.values())
-    is_bound = isinstance(goal, MaxError | Energy) or getattr(goal, "max_error", None) is not None
+    is_bound = isinstance(goal, MaxError | Energy) or (isinstance(goal, Budget) and goal.max_error is not None)
 
     def work(name: str) -> Survey:
         # nothing is looked for that no budget would buy

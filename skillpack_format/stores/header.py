@@ -70,8 +70,8 @@ def read_header(source: SourceFile, limits: Limits) -> Header:
         return parse_header(source.read_at(LENGTH_BYTES, length), available - length, limits)
 
 
-def parse_header(raw: bytes | bytearray, data_nbytes: int, limits: Limits) -> Header:
-    """Parse the ``raw`` JSON of a header that ``data_nbytes`` of tensors follow."""
+def parse_header(raw: bytes | bytearray, data_nbytes: int | None, limits: Limits) -> Header:
+    """Parse the ``raw`` JSON of a header that ``data_nbytes`` of tensors follow; None where the data are not there."""
     if not raw.startswith(b"{"):
         raise error("checkpoint.header", "", "the header does not start with '{'; is this a safetensors file?")
     entries = parse_json_object(raw.rstrip(b" "), "checkpoint.header", limits)
@@ -204,7 +204,7 @@ def _require_size(spec: TensorSpec, nbytes: int, limits: Limits) -> None:
         raise error("checkpoint.layout", "", message)
 
 
-def _require_cover(placed: Sequence[tuple[int, int, TensorSpec]], data_nbytes: int) -> None:
+def _require_cover(placed: Sequence[tuple[int, int, TensorSpec]], data_nbytes: int | None) -> None:
     """Refuse tensors, sorted by offset, that do not cover the data exactly (checkpoint.layout)."""
     covered = 0
     for begin, end, spec in placed:
@@ -212,5 +212,5 @@ def _require_cover(placed: Sequence[tuple[int, int, TensorSpec]], data_nbytes: i
             fault = "overlaps the tensor before it" if begin < covered else "leaves a gap before it"
             raise error("checkpoint.layout", f"tensor {spec.name!r}", f"{fault}: {begin}, not {covered}, is its offset")
         covered = end
-    if covered != data_nbytes:
+    if data_nbytes is not None and covered != data_nbytes:
         raise error("checkpoint.layout", "", f"the tensors take {covered} bytes, {data_nbytes} follow the header")

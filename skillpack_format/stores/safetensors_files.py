@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skillpack_format.errors import error, located
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.names import INDEX_SUFFIX, SHARD_SUFFIX
 from skillpack_format.sources import SourceFile, input_errors
 from skillpack_format.stores.header import Header, TensorSpec, parse_json_object, read_header, require_tensor_name
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
-SUFFIX: Final = ".safetensors"
 SINGLE_FILE: Final = "model.safetensors"
-INDEX_SUFFIX: Final = ".safetensors.index.json"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-WEIGHT_SUFFIXES: Final = (SUFFIX, INDEX_SUFFIX, ".bin.index.json", ".gguf", *PICKLE_SUFFIXES)
+WEIGHT_SUFFIXES: Final = (SHARD_SUFFIX, INDEX_SUFFIX, ".bin.index.json", ".gguf", *PICKLE_SUFFIXES)
 RESAVE: Final = "save it again with save_pretrained(..., safe_serialization=True) or safetensors.torch.save_file"
 
 
@@ -64,6 +63,8 @@ class Checkpoint:
 
     __slots__ = (
         "_files",
+        "_heads",
+        "_index",
         "_places",
         "_sources",
         "index_file",
@@ -87,6 +88,8 @@ class Checkpoint:
         )
         self._files = files
         self._sources = [shard.source for shard in opened] + ([index.source] if index else [])
+        self._heads = {each.source.path.name: (each.source, each.header.data_start) for each in opened}
+        self._index = index.source if index else None
         self._places: dict[str, tuple[SourceFile, int]] = {}
         for shard in opened:
             offset = shard.header.data_start
@@ -110,10 +113,27 @@ class Checkpoint:
 
     def read(self, name: str) -> bytearray:
         """The bytes of one tensor, little-endian, C order."""
+        source, offset = self.place(name)
+        return source.read_at(offset, self.specs[name].nbytes)
+
+    def place(self, name: str) -> tuple[SourceFile, int]:
+        """The open file that holds a tensor, and where in it the tensor begins."""
         if name not in self._places:
             raise error("usage.argument", str(self.path), f"holds no tensor {name!r}")
-        source, offset = self._places[name]
-        return source.read_at(offset, self.specs[name].nbytes)
+        return self._places[name]
+
+    def sha256(self, name: str) -> bytes:
+        """The SHA-256 of one tensor; it is never in memory as a whole."""
+        source, offset = self.place(name)
+        return source.sha256_at(offset, self.specs[name].nbytes)
+
+    def heads(self) -> dict[str, bytes]:
+        """Of every shard, by file name, the bytes before its data: length and header."""
+        return {name: bytes(source.read_at(0, nbytes)) for name, (source, nbytes) in sorted(self._heads.items())}
+
+    def index_bytes(self) -> bytes | None:
+        """The index file, None without one."""
+        return bytes(self._index.read_at(0, self._index.size)) if self._index else None
 
     def require_unchanged(self) -> None:
         """Raise integrity.source-changed when a file is not what it was when it was opened."""
@@ -130,6 +150,15 @@ class Checkpoint:
         with input_errors(self.path), os.scandir(self.path) as entries:
             kept = [entry.name for entry in entries if entry.is_file() or entry.is_dir(follow_symlinks=False)]
         return {name: self.path / name for name in sorted(kept) if not name.endswith(WEIGHT_SUFFIXES)}
+
+    def other_weights(self) -> list[str]:
+        """Weights in the folder that are not of this checkpoint, in whatever format, by name."""
+        if not self.is_folder:
+            return []
+        with input_errors(self.path):
+            names = sorted(os.listdir(self.path))
+        own = {*self._heads, self.index_file}
+        return [name for name in names if name.endswith(WEIGHT_SUFFIXES) and name not in own and name[0] != "."]
 
 
 def open_checkpoint(path: Path, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
@@ -152,12 +181,12 @@ def _choose_file(folder: Path) -> str:
     """The name of the one index in ``folder`` or, without one, of its only safetensors file."""
     with input_errors(folder):
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    weights = [name for name in names if name.endswith(SUFFIX)]
+    weights = [name for name in names if name.endswith(SHARD_SUFFIX)]
     indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
     if not weights and not indices:
         for name in names:
             _refuse_other_weights(folder, name)
-        raise error("checkpoint.missing", str(folder), f"holds no {SUFFIX} file")
+        raise error("checkpoint.missing", str(folder), f"holds no {SHARD_SUFFIX} file")
     if len(indices) > 1:
         raise error("checkpoint.ambiguous", str(folder), f"holds {len(indices)} indices: {', '.join(indices)}")
     if indices:
@@ -171,8 +200,10 @@ def _choose_file(folder: Path) -> str:
 def _require_suffix(path: Path) -> str:
     """The name of a file that can be safetensors; others are refused before they are opened."""
     _refuse_other_weights(path, path.name)
-    if not path.name.endswith(SUFFIX):
-        raise error("unsupported.checkpoint", str(path), f"is not a {SUFFIX} file; of several shards, name the folder")
+    if not path.name.endswith(SHARD_SUFFIX):
+        raise error(
+            "unsupported.checkpoint", str(path), f"is not a {SHARD_SUFFIX} file; of several shards, name the folder"
+        )
     return path.name
 
 
@@ -210,8 +241,8 @@ def _open_index(folder: Path, file_name: str, files: ExitStack, limits: Limits) 
 def _require_shard_name(name: str) -> None:
     """Refuse a file name that could lead out of the folder or mislead a reader (checkpoint.name)."""
     plain = all(" " <= char <= "~" and char not in "/\\" for char in name)
-    if not plain or name.startswith(".") or not name.endswith(SUFFIX):
-        raise error("checkpoint.name", "weight_map", f"{name!r} is not the plain ASCII name of a {SUFFIX} file")
+    if not plain or name.startswith(".") or not name.endswith(SHARD_SUFFIX):
+        raise error("checkpoint.name", "weight_map", f"{name!r} is not the plain ASCII name of a {SHARD_SUFFIX} file")
 
 
 def _open_shard(path: Path, files: ExitStack, limits: Limits) -> _OpenShard:

@@ -17,7 +17,7 @@ from skillpack_format.dtypes import DTYPES, bits_to_float32, dtype_named, float3
 from skillpack_format.recipes import RECIPES
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import open_checkpoint
-from skillpack_format.stores.shards import ShardWriter, write_index
+from skillpack_format.stores.shards import ShardWriter, encode_index
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]  # name -> dtype, shape, bytes
 
@@ -46,7 +46,8 @@ def write_folder(folder: Path, tensors: Tensors, shards: int = 1, **side_files: 
                 writer.write(spec.name, tensors[spec.name][2])
         weight_map.update(dict.fromkeys(mine, file_name))
     if shards > 1:
-        write_index(folder / "model.safetensors.index.json", weight_map, sum(len(t[2]) for t in tensors.values()), {})
+        index = encode_index(weight_map, sum(len(t[2]) for t in tensors.values()), {})
+        (folder / "model.safetensors.index.json").write_bytes(index)
     for name, plain in side_files.items():
         (folder / f"{name}.json").write_text(json.dumps(plain))
     return folder
@@ -213,6 +214,8 @@ def test_a_lossless_pack_gives_back_every_bit(tmp_path: Path, case: str, codec: 
     assert skp.validate(tmp_path / "p.skp", base=before, deep=True).problems == ()
     skp.apply(before, [tmp_path / "p.skp"], tmp_path / "out", skp.ApplyOptions(threads=2))
     assert read_folder(tmp_path / "out") == dict(sorted(tuned.items()))
+    for path in after.iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "lossless"])
@@ -288,7 +291,7 @@ def test_one_changed_bit_in_the_base_is_refused_by_name(tmp_path: Path, unchange
 def test_a_base_in_other_shards_is_the_same_base(tmp_path: Path) -> None:
     base, tuned = llama()
     before, after = write_folder(tmp_path / "base", base), write_folder(tmp_path / "tuned", tuned)
-    skp.convert(before, after, tmp_path / "p.skp")
+    skp.convert(before, after, tmp_path / "p.skp", skp.ConvertOptions(layout=False))
     other = write_folder(tmp_path / "other", base, shards=4)
     skp.apply(other, [tmp_path / "p.skp"], tmp_path / "out")
     assert read_folder(tmp_path / "out") == dict(sorted(tuned.items()))
@@ -334,6 +337,7 @@ def test_side_files_travel_and_code_does_not(tmp_path: Path) -> None:
     report = skp.convert(before, after, tmp_path / "p.skp")
     assert report.side_files == ("tokenizer_config.json",)
     assert any("auto_map" in warning for warning in report.warnings)
+    assert "not carried, of the folder of tuned: modeling.py (a program)" in report.warnings
     applied = skp.apply(before, [tmp_path / "p.skp"], tmp_path / "out")
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == {"a": 2}
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"vocab_size": 64}

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from builders import EXAMPLES, Plan, write_base, write_pack
 from safetensors.numpy import load_file
 
 
@@ -122,3 +123,19 @@ def test_side_files_are_left_alone_when_unwanted(models, run):
 
 def test_at_least_one_pack_is_needed(models, run):
     assert run("apply", models.base).code == 2
+
+
+def test_a_pack_that_brings_a_configuration_which_names_code_is_applied_with_a_warning(run, tmp_path):
+    plan = Plan(
+        cases={"x": EXAMPLES["dense"]()[0]},
+        files={"chat_template.jinja": b"x", "config.json": b'{"auto_map": {"AutoModel": "evil.Model"}}'},
+    )
+    (tmp_path / "base").mkdir()
+    write_base(tmp_path / "base" / "model.safetensors", plan)
+    write_pack(tmp_path / "p.skp", plan)
+    outcome = run("apply", "base", "p.skp", "--dry-run")
+    assert outcome.code == 0
+    assert "warning: config.json of the pack names code to run (auto_map)" in outcome.stderr
+    assert "holds a chat template" in outcome.stdout
+    files = run("apply", "base", "p.skp", "--dry-run", "--json").json("apply")["side_files"]
+    assert [each["notes"] for each in files] == [["chat-template"], ["names-code"]]

@@ -26,7 +26,7 @@ def inspect_raises(monkeypatch):
     """Make ``inspect`` end in a given exception."""
 
     def set_up(found):
-        def fail(*_):
+        def fail(*_, **__):
             raise found
 
         monkeypatch.setattr(importlib.import_module("skillpack_tools.cmd_inspect"), "inspect", fail)

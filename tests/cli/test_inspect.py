@@ -50,6 +50,23 @@ def test_a_file_that_can_hold_a_chat_template_is_flagged_unread(make_checkpoint,
     assert run("inspect", "out.skp").stdout.count("can hold a chat template") == 1
 
 
+def test_side_files_are_read_when_asked_and_what_they_bring_is_told(make_checkpoint, convert, run):
+    tensors = {"x.weight": np.ones(3, np.float32)}
+    base = make_checkpoint("base", tensors)
+    files = {"tokenizer_config__json": json.dumps({"chat_template": "{{ x }}"}), "config__json": '{"a": 1}'}
+    convert(base, make_checkpoint("tuned", tensors, **files))
+    unread = run("inspect", "out.skp", "--json").json("inspect")["side_files"]
+    assert [(each["can_name_code"], each["notes"]) for each in unread] == [(True, None), (True, None)]
+    read = run("inspect", "out.skp", "--json", "--side-files").json("inspect")["side_files"]
+    assert {each["name"]: each["notes"] for each in read} == {
+        "config.json": [],
+        "tokenizer_config.json": ["chat-template"],
+    }
+    shown = run("inspect", "out.skp", "--side-files").stdout
+    assert shown.count("holds a chat template, which other programs run") == 1
+    assert "can name code" not in shown
+
+
 def test_an_empty_pack_says_so(models, convert, run):
     convert(models.base, models.base)
     assert "no tensor changes: the result is the base" in run("inspect", "out.skp").stdout

@@ -113,6 +113,15 @@ def test_markup_and_escape_sequences_of_a_file_are_shown_and_never_act(make_chec
     assert not set("\x1b\x07\x9b\r\u202e") & set(shown + applied)
 
 
+def test_json_holds_no_character_that_a_terminal_acts_on(make_checkpoint, convert, run):
+    base, tuned = ({"x": np.full(3, value, np.float32)} for value in (1, 2))
+    note = "note=a\x7f\x1b[31m\x9b\u202e"
+    assert convert(make_checkpoint("base", base), make_checkpoint("tuned", tuned), "--meta", note).code == 0
+    outcome = run("inspect", "out.skp", "--json")
+    assert outcome.json("inspect")["metadata"] == {"note": note.removeprefix("note=")}
+    assert set(outcome.stdout) <= {"\n", *map(chr, range(0x20, 0x7F))}
+
+
 def test_a_hostile_tensor_name_is_refused_in_printable_text(run, tmp_path):
     header = b'{"a\\u001b[31m[red]":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     path = tmp_path / "hostile.safetensors"

@@ -27,6 +27,7 @@ from builders import (
     read_everything,
     refused,
     take_apart,
+    tiny_plan,
     with_chunks,
     write_pack,
 )
@@ -100,6 +101,46 @@ def test_three_million_empty_maps_stop_at_the_limit_of_nodes() -> None:
     limits = type(DEFAULT_LIMITS)(header_nodes=1000)
     with peak_below(4 * MIB):
         refused("limit.exceeded", wire.read, data, limits, "")
+
+
+def test_nine_million_empty_values_are_refused_by_their_length() -> None:
+    count = 9_000_000
+    data = b"\xdd" + struct.pack(">I", count) + b"\x80" * count
+    with peak_below(MIB):
+        assert calls_of(lambda: refused("limit.exceeded", wire.read, data, DEFAULT_LIMITS, "")) < 100
+
+
+def test_values_count_when_their_length_is_read() -> None:
+    nested = [[[]] * 3, {"a": 1, "b": []}]  # 1 document, 2 items, 3 items, 2 keys and 2 values
+    limits = type(DEFAULT_LIMITS)(header_nodes=10)
+    assert wire.read(packed(nested), limits, "") == nested
+    refused("limit.exceeded", wire.read, packed(nested), type(DEFAULT_LIMITS)(header_nodes=9), "")
+    refused("limit.exceeded", wire.read, packed([nested, [1]])[:-1] + b"\xc1", limits, "")
+
+
+@pytest.mark.parametrize(("encoding", "label"), [("lowrank", "slices"), ("factors", "bands")])
+def test_products_of_a_tensor_are_bounded(tmp_path: Path, encoding: str, label: str) -> None:
+    parts = take_apart(write_pack(tmp_path / "p.skp", tiny_plan(encoding)))
+    entry = parts.manifest["tensors"][0]
+    ranks = sum(each["rank"] for component in entry["components"] for each in component[label])
+    products = ranks * int(np.prod(entry["result"]["shape"]))
+    with Pack(tmp_path / "p.skp", type(DEFAULT_LIMITS)(tensor_products=products)):
+        pass
+    refused("limit.exceeded", Pack, tmp_path / "p.skp", type(DEFAULT_LIMITS)(tensor_products=products - 1))
+
+
+def test_days_of_arithmetic_are_refused_before_a_byte_is_decoded(tmp_path: Path) -> None:
+    parts = take_apart(write_pack(tmp_path / "p.skp", tiny_plan("lowrank")))
+    entry = parts.manifest["tensors"][0]
+    entry["result"]["shape"] = [1 << 15, 1 << 15]
+    if "base" in entry:
+        entry["base"]["shape"] = [1 << 15, 1 << 15]
+    slices = [{"bits_u": 1, "bits_v": 1, "rank": 1 << 15}] * 64
+    entry["components"] = [{**entry["components"][0], "packing": "stream", "slices": slices}]
+    (tmp_path / "p.skp").write_bytes(put_together(parts))
+    with peak_below(MIB):
+        found = refused("limit.exceeded", Pack, tmp_path / "p.skp")
+    assert "tensor_products" in found.message
 
 
 @pytest.mark.parametrize("nbytes", [1 << 40, 1 << 63, (1 << 64) - 1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from builders import (
     EXAMPLES,
+    layout_plan,
     mixed_plan,
     put_together,
     read_everything,
@@ -27,6 +28,7 @@ PLANS = {
     **{f"{name}-raw": (lambda name=name: tiny_plan(name), "raw") for name in EXAMPLES},
     **{f"{name}-zstd": (lambda name=name: squeezable_plan(name), "zstd") for name in EXAMPLES},
     "mixed": (mixed_plan, "raw"),
+    "layout": (layout_plan, "raw"),
 }
 
 

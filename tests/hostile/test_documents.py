@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from builders import (
     full_plan,
     hexed,
     kind,
+    layout_plan,
     mixed_plan,
     plan_of,
     put_together,
@@ -388,6 +390,68 @@ def test_a_digest_of_the_result_that_is_not_the_result_is_refused(full: Path) ->
 def test_a_result_that_the_entries_do_not_make_is_refused_by_apply(full: Path) -> None:
     path = harmed(full, put("result digest", bytes(32)))
     refused("integrity.result", prove, full.with_name("base.safetensors"), [path])
+
+
+# ------------------------------------------------------------------------------------------------------- the layout
+
+
+@pytest.fixture
+def folder_base(tmp_path: Path) -> Path:
+    (tmp_path / "base").mkdir()
+    write_base(tmp_path / "base" / "model.safetensors", layout_plan())
+    return tmp_path / "base"
+
+
+def with_shards(**heads: bytes) -> Plan:
+    return replace(layout_plan(), shards={f"{name}.safetensors": head for name, head in heads.items()})
+
+
+def test_a_layout_makes_its_files(tmp_path: Path, folder_base: Path) -> None:
+    plan = layout_plan()
+    apply(folder_base, [write_pack(tmp_path / "p.skp", plan)], tmp_path / "out")
+    made = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    heads = plan.shards
+    assert made == {
+        "a.safetensors": heads["a.safetensors"] + b"\1\2",
+        "b.safetensors": heads["b.safetensors"] + b"cd",
+        plan.index[0]: plan.index[1],
+    }
+
+
+A, B = layout_plan().shards.values()
+FORGED: dict[str, Plan] = {
+    "a tensor of the result in no shard": replace(with_shards(a=A), index=None),
+    "a tensor in two shards": with_shards(a=A, b=B, c=B),
+    "a head of another kind": with_shards(a=A.replace(b"U8", b"I8"), b=B),
+    "a head that is no header": with_shards(a=b"0" * 20, b=B),
+    "an index that leads out of the folder": replace(
+        layout_plan(),
+        index=("m.safetensors.index.json", b'{"weight_map":{"a":"../a.safetensors","b":"b.safetensors"}}'),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_refuses_a_layout_with(tmp_path: Path, folder_base: Path, name: str) -> None:
+    pack = write_pack(tmp_path / "p.skp", FORGED[name])
+    for run in (lambda: prove(folder_base, [pack]), lambda: apply(folder_base, [pack], tmp_path / "out")):
+        refused("payload.layout", run)
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "p.skp"}
+    report = validate(pack, base=folder_base, deep=True)
+    assert [problem.code for problem in report.problems] == ["payload.layout"]
+
+
+def test_a_wrong_base_comes_before_a_wrong_layout(tmp_path: Path, folder_base: Path) -> None:
+    pack = write_pack(tmp_path / "p.skp", FORGED["a tensor in two shards"])
+    (folder_base / "model.safetensors").unlink()
+    write_base(folder_base / "model.safetensors", replace(layout_plan(), unchanged={"b": (kind("U8", 2), b"xx")}))
+    refused("base.content", prove, folder_base, [pack])
+
+
+def test_a_head_with_another_digest_is_refused(tmp_path: Path, folder_base: Path) -> None:
+    pack = harmed(write_pack(tmp_path / "p.skp", layout_plan()), put("layout shards 1 sha256", bytes(32)))
+    refused("integrity.content", apply, folder_base, [pack], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------ harm within values

@@ -11,24 +11,35 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "skillpack_format"
 ROOT = "skillpack_format"
-THIRD_PARTY = {"numpy", "msgpack", "zstandard", "safetensors", "jsonschema", "threadpoolctl", "torch"}
+THIRD_PARTY = {
+    "numpy",
+    "msgpack",
+    "zstandard",
+    "safetensors",
+    "jsonschema",
+    "threadpoolctl",
+    "torch",
+    "model_signing",
+    "cryptography",
+}
 
 # From the ground up. A module may import what stands on a lower line, and on its own line what comes before it.
 ORDER = """
 lazy_numpy problems errors limits
-dtypes names fields wire digest bits arithmetic groups
-linalg slicing sources durable progress storage container
+dtypes names side_files fields wire digest bits arithmetic estimation groups
+linalg slicing sources locks durable journal progress storage container
+signatures
 manifest
 encodings._base codecs._base
 encodings.* codecs.* stores.header
-stores.safetensors_files stores.shards
+stores.heads stores.safetensors_files stores.shards
 catalog
 contents classes recipes listing
 making
 encoders
 coding
-reader writer
-ops.inspection ops.application
+records reader writer
+ops.inspection ops.chain ops.folders ops.application ops.slices
 ops.validation ops.conversion
 torch_bridge
 opening
@@ -40,7 +51,9 @@ ONLY = {  # a third-party package -> the modules that may import it
     "msgpack": {"wire"},
     "jsonschema": {"ops.validation"},
     "safetensors": {"stores.shards"},
-    "threadpoolctl": {"ops.conversion"},
+    "threadpoolctl": {"ops.application", "ops.conversion"},
+    "model_signing": {"signatures"},
+    "cryptography": {"signatures"},
 }
 TYPING_ONLY = {"typing_extensions", "_typeshed"}
 

@@ -16,9 +16,9 @@ import skillpack_format
 REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
-    "ApplicationReport", "ApplyOptions", "ConversionReport", "ConvertOptions", "InspectionReport", "Limits", "Pack",
-    "SkillPackError", "TensorInfo", "ValidationReport", "apply", "convert", "inspect", "open_pack", "prove",
-    "safe_open", "validate",
+    "ApplicationReport", "Applied", "AppliedSlice", "ApplyOptions", "ConversionReport", "ConvertOptions",
+    "InspectionReport", "Limits", "Pack", "SignatureReport", "SkillPackError", "TensorInfo", "ValidationReport",
+    "apply", "convert", "inspect", "open_applied", "open_pack", "prove", "safe_open", "sign", "validate", "verify",
 }  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_writing_twice_gives_the_same_bytes(case: Case, codec: str, tmp_path: Pa
 @pytest.mark.parametrize("items", [1, 5, 1000])
 def test_the_block_size_changes_no_bit(case: Case, items: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made_directly(case)
-    monkeypatch.setattr(arithmetic, "_BLOCK_ITEMS", items)
+    monkeypatch.setattr(arithmetic.NumpyBench, "block_items", items)
     assert made_directly(case) == whole
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from builders import refused
 
-from skillpack_format import arithmetic
 from skillpack_format.arithmetic import NUMPY_BENCH, Block, Grid, require_finite, require_scales, round_to_bits
 from skillpack_format.dtypes import DTYPES
 
@@ -30,12 +29,9 @@ def test_a_shape_is_a_stack_of_matrices(shape: tuple[int, ...], grid: tuple[int,
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1, 4, 7, 1 << 20])
-def test_blocks_hold_every_element_once_and_in_order(
-    shape: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arithmetic, "_BLOCK_ITEMS", size)
+def test_blocks_hold_every_element_once_and_in_order(shape: tuple[int, ...], size: int) -> None:
     grid = Grid.of(shape)
-    blocks = list(grid.blocks())
+    blocks = list(grid.blocks(size))
     assert [x for block in blocks for x in range(block.items.start, block.items.stop)] == list(range(grid.items))
     for block in blocks:
         rows, cols = block.shape

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,12 +12,14 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from skillpack_format.durable import (
     OutputFile,
+    RunInterruptedError,
     atomic_file,
     atomic_folder,
     atomic_path,
@@ -28,6 +31,7 @@ from skillpack_format.durable import (
     write_exact,
 )
 from skillpack_format.errors import SkillPackError
+from skillpack_format.locks import beside
 
 
 @contextmanager
@@ -40,7 +44,7 @@ def refused(code: str) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_partial_left(tmp_path: Path) -> Iterator[None]:
     yield
-    assert [path for path in tmp_path.rglob("*") if path.name.endswith((".partial", ".old"))] == []
+    assert [path for path in tmp_path.rglob("*") if ".skillpack-" in path.name] == []
 
 
 def failing(number: int) -> Callable[..., Any]:
@@ -296,19 +300,126 @@ def test_a_killed_process_leaves_the_old_content(tmp_path: Path, call: str) -> N
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "out")], check=False)
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "out").read_bytes() == b"old"
-    for left in tmp_path.glob(".*.partial"):
-        left.unlink()
+    with atomic_file(tmp_path / "out", overwrite=True) as file:  # what the killed process left is not in the way
+        file.write(b"new")
+    assert (tmp_path / "out").read_bytes() == b"new"
 
 
 def test_atomic_path_publishes_what_a_writer_made(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "out", overwrite=False) as partial, new_file(partial) as file:
-        file.write(b"x")
+    with atomic_path(tmp_path / "out", overwrite=False) as partial:
+        partial.write_bytes(b"x")
     assert (tmp_path / "out").read_bytes() == b"x"
 
 
-def test_atomic_path_refuses_a_writer_that_made_nothing(tmp_path: Path) -> None:
-    with refused("output.failed"), atomic_path(tmp_path / "out", overwrite=False):
+def test_atomic_path_refuses_a_writer_that_removed_its_file(tmp_path: Path) -> None:
+    with refused("output.failed"), atomic_path(tmp_path / "out", overwrite=False) as partial:
+        partial.unlink()
+
+
+# ---- going on after an interruption
+
+
+def interrupt(path: Path, *, resume: bool = True) -> Path:
+    """Have an interrupted run leave b"half" beside ``path``."""
+    with pytest.raises(RunInterruptedError) as caught, atomic_path(path, overwrite=True, resume=resume) as partial:
+        partial.write_bytes(b"half")
+        raise KeyboardInterrupt
+    return caught.value.kept
+
+
+def test_an_interruption_keeps_the_work_and_says_where(tmp_path: Path) -> None:
+    kept = interrupt(tmp_path / "out")
+    assert kept.read_bytes() == b"half"
+    assert not (tmp_path / "out").exists()
+    with atomic_path(tmp_path / "out", overwrite=False, resume=True) as partial:
+        assert partial == kept
+        assert partial.read_bytes() == b"half"
+
+
+def test_a_writer_that_cannot_go_on_starts_with_nothing(tmp_path: Path) -> None:
+    interrupt(tmp_path / "out")
+    with atomic_path(tmp_path / "out", overwrite=False) as partial:
+        assert partial.read_bytes() == b""
+
+
+def test_an_error_keeps_nothing(tmp_path: Path) -> None:
+    interrupt(tmp_path / "out")
+    with pytest.raises(ValueError, match="wrong"), atomic_path(tmp_path / "out", overwrite=False, resume=True):
+        raise ValueError("wrong")
+
+
+def test_work_that_was_public_is_made_private_for_a_private_target(tmp_path: Path) -> None:
+    interrupt(tmp_path / "out").chmod(0o644)
+    (tmp_path / "out").write_bytes(b"old")
+    (tmp_path / "out").chmod(0o600)
+    with atomic_path(tmp_path / "out", overwrite=True, resume=True) as partial:
+        assert stat.S_IMODE(partial.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "folder"])
+def test_what_this_program_cannot_have_left_is_not_taken_for_its_work(tmp_path: Path, kind: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    partial = beside(tmp_path / "out", "partial")
+    if kind == "link":
+        partial.symlink_to("precious")
+    elif kind == "second name":
+        os.link(precious, partial)
+    else:
+        partial.mkdir()
+    with atomic_path(tmp_path / "out", overwrite=False, resume=True) as found:
+        assert found.read_bytes() == b""
+        found.write_bytes(b"new")
+    assert precious.read_bytes() == b"precious"
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_a_folder_is_gone_on_with_file_by_file(tmp_path: Path) -> None:
+    with pytest.raises(RunInterruptedError), atomic_folder(tmp_path / "out", overwrite=False, resume=["b"]) as partial:
+        fill(partial, "half")
+        (partial / "link").symlink_to("b")
+        raise KeyboardInterrupt
+    with atomic_folder(tmp_path / "out", overwrite=False, resume=["b", "link", "sub"]) as partial:
+        assert content(partial) == {"b": "half"}  # no folder and no link is taken over, whatever its name
+        (partial / "link").write_text("new")
+    assert content(tmp_path / "out") == {"b": "half", "link": "new"}
+
+
+def test_a_file_that_is_written_on_must_be_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"precious")
+    os.link(tmp_path / "a", tmp_path / "b")
+    with refused("output.failed"):
+        OutputFile(tmp_path / "b", resume=True)
+    (tmp_path / "c").symlink_to("a")
+    with refused("output.failed"):
+        OutputFile(tmp_path / "c", resume=True)
+    assert (tmp_path / "a").read_bytes() == b"precious"
+
+
+def test_a_file_can_be_cut_and_written_on(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    file = OutputFile(tmp_path / "a", resume=True)
+    file.cut(3)
+    file.write(b"x")
+    file.finish()
+    assert (tmp_path / "a").read_bytes() == b"012x"
+
+
+def test_an_exchange_by_renames_that_was_stopped_is_undone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out", "old")
+    (tmp_path / "out").rename(beside(tmp_path / "out", "old"))
+    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=False):
         pass
+    assert content(tmp_path / "out") == {"sub/a": "old", "b": "old"}
+
+
+def test_a_folder_replaced_by_renames_and_not_yet_removed_goes(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    beside(tmp_path / "out", "old").mkdir()
+    with atomic_folder(tmp_path / "out", overwrite=True) as partial:
+        fill(partial, "new")
+    assert content(tmp_path / "out") == {"sub/a": "new", "b": "new"}
 
 
 # ---- atomic_folder
@@ -405,7 +516,7 @@ def test_without_exchange_a_failed_rename_is_undone(tmp_path: Path, monkeypatch:
     rename = os.rename
 
     def second_fails(source: Path, target: Path) -> None:
-        if source.name.endswith(".partial"):
+        if source.name.endswith("-exchanged"):
             raise OSError(errno.EIO, "I/O error")
         rename(source, target)
 
@@ -478,6 +589,7 @@ def test_refuses_to_copy_over_a_file(tmp_path: Path) -> None:
 
 def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"a")
+    monkeypatch.delattr(os, "copy_file_range", raising=False)  # where the kernel copies, nothing is read
     monkeypatch.setattr(os, "preadv", failing(errno.EIO))
     with refused("input.failed"):
         copy_file(tmp_path / "a", tmp_path / "b")
@@ -506,18 +618,44 @@ def test_an_absent_path_is_absent(tmp_path: Path) -> None:
 
 
 def test_space_that_is_there_is_enough(tmp_path: Path) -> None:
-    require_space(tmp_path, 1)
+    require_space(tmp_path / "out", [1, 1])
+
+
+def free_bytes(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
+    status = os.statvfs("/")
+    fields = {name: getattr(status, name) for name in dir(status) if name.startswith("f_")}
+    fields |= {"f_frsize": 4096, "f_bavail": nbytes // 4096}
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**fields))
+
+
+def test_space_is_counted_in_whole_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free_bytes(monkeypatch, 5 * 4096)
+    require_space(tmp_path / "out", [1, 4096, 4097, 1, 0])
+    with pytest.raises(SkillPackError, match="24576 bytes are needed, 20480 are free"):
+        require_space(tmp_path / "out", [1, 4096, 4097, 1, 1])
+
+
+def test_what_a_stopped_run_left_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside(tmp_path / "out", "partial").mkdir()
+    left = beside(tmp_path / "out", "partial") / "a"
+    left.write_bytes(bytes(100_000))
+    free_bytes(monkeypatch, 4096)
+    require_space(tmp_path / "out", [100_000])
+    os.link(left, tmp_path / "b")  # now removing it would give nothing back
+    with refused("output.space"):
+        require_space(tmp_path / "out", [100_000])
+    shutil.rmtree(left.parent)
 
 
 def test_missing_space_is_told_in_numbers(tmp_path: Path) -> None:
     with pytest.raises(SkillPackError, match=r"1152921504606846976 bytes are needed, \d+ are free") as caught:
-        require_space(tmp_path, 1 << 60)
+        require_space(tmp_path / "out", [1 << 60])
     assert caught.value.code == "output.space"
 
 
 def test_refuses_to_measure_a_missing_folder(tmp_path: Path) -> None:
     with refused("output.failed"):
-        require_space(tmp_path / "none", 1)
+        require_space(tmp_path / "none" / "out", [1])
 
 
 @pytest.mark.parametrize("output", ["base/a", "link", "hard", "base/new", "sub/../base/a", "linked/new"])
@@ -541,6 +679,26 @@ def test_refuses_an_output_that_holds_an_input(tmp_path: Path) -> None:
 def test_refuses_an_input_that_is_the_output_to_come(tmp_path: Path) -> None:
     with refused("output.alias"):
         require_not_input(tmp_path / "out", [tmp_path / "." / "out"])
+
+
+def test_refuses_an_output_that_a_link_in_an_input_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "blob").write_bytes(b"x")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "b").write_bytes(b"x")
+    (tmp_path / "base" / "a").symlink_to("../blob")
+    (tmp_path / "base" / "b").symlink_to("../store/b")
+    for output in ("blob", "store"):
+        with refused("output.alias"):
+            require_not_input(tmp_path / output, [tmp_path / "base"])
+
+
+@pytest.mark.parametrize("what", ["partial", "journal", "lock"])
+def test_refuses_an_output_whose_working_names_are_an_input(tmp_path: Path, what: str) -> None:
+    beside(tmp_path / "out", what).write_bytes(b"x")
+    with refused("output.alias"):
+        require_not_input(tmp_path / "out", [beside(tmp_path / "out", what)])
+    beside(tmp_path / "out", what).unlink()
 
 
 def test_an_output_beside_the_inputs_is_fine(tmp_path: Path) -> None:

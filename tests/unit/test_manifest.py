@@ -260,6 +260,69 @@ def test_refuses_a_side_file_that_is_not_on_the_list(name: str) -> None:
     refused("manifest.file-name", parse, document(files=[{"length": 1, "name": name, "sha256": A}]))
 
 
+def carried(name: str, length: int = 10) -> dict[str, Any]:
+    return {"length": length, "name": name, "sha256": A}
+
+
+INDEX = carried("m.safetensors.index.json")
+
+
+def laid_out(*names: str, **more: Any) -> dict[str, Any]:
+    return document(layout={"shards": [carried(name) for name in names], **more})
+
+
+def test_takes_a_layout_and_gives_it_back() -> None:
+    for found in (laid_out("model.safetensors"), laid_out("_.safetensors", "a-1.B.safetensors", index=INDEX)):
+        assert parse(found).to_plain() == found
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../a.safetensors", "a/b.safetensors", "a\\b.safetensors", ".safetensors", ".a.safetensors", "-a.safetensors",
+     "a b.safetensors", "a\n.safetensors", "a.safetensors\n", "a\x00.safetensors", "\u00e9.safetensors", "a.bin", "",
+     "a.safetensors.py", "x" * 117 + ".safetensors"],
+)  # fmt: skip
+def test_refuses_a_shard_whose_name_is_not_plain(name: str) -> None:
+    refused("manifest.file-name", parse, laid_out(name))
+    refused("manifest.file-name", parse, laid_out("a.safetensors", index=carried(name)))
+
+
+def test_the_name_of_a_shard_has_at_most_128_bytes_and_that_of_an_index_ends_otherwise() -> None:
+    parse(laid_out("x" * 116 + ".safetensors"))
+    refused("manifest.file-name", parse, laid_out("a.safetensors", index=carried("a.safetensors")))
+    refused("manifest.file-name", parse, laid_out("a.safetensors", index=carried("a.index.json")))
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "a")])
+def test_refuses_shards_that_do_not_ascend_strictly(names: tuple[str, ...]) -> None:
+    refused("manifest.order", parse, laid_out(*(f"{name}.safetensors" for name in names), index=INDEX))
+
+
+def test_refuses_a_layout_without_shards_or_with_several_and_no_index() -> None:
+    refused("manifest.value", parse, laid_out())
+    refused("manifest.value", parse, laid_out(index=INDEX))
+    refused("manifest.value", parse, laid_out("a.safetensors", "b.safetensors"))
+
+
+def test_refuses_other_keys_and_types_in_a_layout() -> None:
+    refused("manifest.type", parse, document(layout=[]))
+    refused("manifest.missing-key", parse, document(layout={}))
+    refused("manifest.unknown-key", parse, laid_out("a.safetensors", others=[]))
+    refused("manifest.type", parse, laid_out("a.safetensors", index=[]))
+    refused("manifest.type", parse, document(layout={"shards": {}}))
+    refused("manifest.unknown-key", parse, document(layout={"shards": [{**carried("a.safetensors"), "path": "x"}]}))
+
+
+def test_a_layout_has_at_most_4096_shards_and_128_mib() -> None:
+    names = [f"{number:04}.safetensors" for number in range(4097)]
+    parse(laid_out(*names[:4096], index=INDEX))
+    refused("limit.exceeded", parse, laid_out(*names, index=INDEX))
+    whole = 1 << 27
+    parse(document(layout={"shards": [carried("a.safetensors", whole - 10)], "index": INDEX}))
+    refused("limit.exceeded", parse, document(layout={"shards": [carried("a.safetensors", whole - 9)], "index": INDEX}))
+    refused("limit.exceeded", parse, document(layout={"shards": [carried("a.safetensors", (1 << 64) - 1)]}))
+
+
 @pytest.mark.parametrize("dtype", ["", "f32", "object", "V16", "F8"])
 def test_refuses_an_unknown_dtype(dtype: str) -> None:
     found = refused("unsupported.dtype", parse, one(result=tensor(dtype)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,13 @@ def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         preadv = os.preadv
         monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:3]], offset))
         assert source.read_at(1, 8) == b"12345678"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
+def test_the_digest_is_of_the_whole_file(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    with SourceFile(write(tmp_path / "a", data)) as source:
+        assert source.sha256() == hashlib.sha256(data).digest()
 
 
 def test_threads_read_at_once(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import (
     f32,
@@ -21,7 +23,9 @@ from builders import (
 )
 
 from skillpack_format import ConvertOptions, Limits, convert
+from skillpack_format.contents import store
 from skillpack_format.digest import checkpoint_digest
+from skillpack_format.durable import RunInterruptedError
 from skillpack_format.errors import SkillPackError
 from skillpack_format.manifest import BaseRef, Manifest, ResultRef
 from skillpack_format.reader import open_pack
@@ -53,7 +57,7 @@ def test_the_size_is_reported(tmp_path: Path) -> None:
 
 def test_nothing_appears_before_the_seal(tmp_path: Path) -> None:
     with PackWriter(tmp_path / "p.skp", chunk_bytes=4096):
-        assert list(tmp_path.iterdir()) == []
+        assert not (tmp_path / "p.skp").exists()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -66,8 +70,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_refuses_to_overwrite_unless_told(tmp_path: Path) -> None:
     path = write_pack(tmp_path / "p.skp", tiny_plan("ulp"))
     before = path.read_bytes()
-    with PackWriter(path, chunk_bytes=4096) as writer:
-        refused("output.exists", writer.seal, EMPTY)
+    refused("output.exists", PackWriter(path, chunk_bytes=4096).__enter__)
     assert path.read_bytes() == before
     with PackWriter(path, chunk_bytes=4096, overwrite=True) as writer:
         writer.seal(EMPTY)
@@ -75,7 +78,26 @@ def test_refuses_to_overwrite_unless_told(tmp_path: Path) -> None:
 
 
 def test_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    refused("output.failed", PackWriter, tmp_path / "missing" / "p.skp", chunk_bytes=4096)
+    refused("output.failed", PackWriter(tmp_path / "missing" / "p.skp", chunk_bytes=4096).__enter__)
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with PackWriter(tmp_path / "p.skp", chunk_bytes=4096) as writer:
+        refused("output.locked", PackWriter(tmp_path / "p.skp", chunk_bytes=4096).__enter__)
+        writer.seal(EMPTY)
+    assert os.listdir(tmp_path) == ["p.skp"]
+
+
+def test_contents_of_an_interrupted_run_need_not_be_stored_again(tmp_path: Path) -> None:
+    content = store([np.arange(9, dtype=np.uint8)], [1], "raw", 4096)
+    with pytest.raises(RunInterruptedError), PackWriter(tmp_path / "p.skp", chunk_bytes=4096) as writer:
+        assert not writer.has(content)
+        writer.add(content)
+        raise KeyboardInterrupt
+    with PackWriter(tmp_path / "p.skp", chunk_bytes=4096) as writer:
+        assert writer.has(content)
+        writer.add(replace(content, chunks=()))
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_pack_is_a_plain_file(tmp_path: Path) -> None:

@@ -187,6 +187,25 @@ def test_side_files_are_whatever_else_the_folder_holds(tmp_path: Path) -> None:
         assert checkpoint.side_files() == {
             name: folder / name for name in ("a.py", "config.json", "linked.json", "original")
         }
+        assert checkpoint.other_weights() == [
+            "m.gguf",
+            "optimizer.pt",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+        ]
+
+
+def test_heads_and_index_are_the_bytes_in_the_files(tmp_path: Path) -> None:
+    folder = sharded(tmp_path)
+    with open_checkpoint(folder) as checkpoint:
+        heads = checkpoint.heads()
+        assert list(heads) == sorted(shard.file_name for shard in checkpoint.shards)
+        for name, head in heads.items():
+            assert (folder / name).read_bytes().startswith(head)
+            assert len(head) == 8 + int.from_bytes(head[:8], "little")
+        assert checkpoint.index_bytes() == (folder / str(checkpoint.index_file)).read_bytes()
+    with open_checkpoint(folder / next(iter(heads))) as single:
+        assert (single.index_bytes(), single.other_weights()) == (None, [])
 
 
 # ---- what is refused before it is opened

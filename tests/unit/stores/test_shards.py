@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -16,9 +17,11 @@ from huggingface_hub import split_torch_state_dict_into_shards
 
 from skillpack_format.dtypes import DTYPES
 from skillpack_format.errors import SkillPackError
+from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import TensorSpec
+from skillpack_format.stores.heads import canonical_head
 from skillpack_format.stores.safetensors_files import open_checkpoint
-from skillpack_format.stores.shards import ShardWriter, write_index
+from skillpack_format.stores.shards import ShardWriter, encode_index
 
 ONE = TensorSpec("a", DTYPES["F32"], (2,))
 
@@ -119,14 +122,34 @@ def test_refuses_names_that_a_header_cannot_hold(tmp_path: Path, names: list[str
     assert not (tmp_path / "a").exists()
 
 
-def test_refuses_a_tensor_out_of_turn(tmp_path: Path) -> None:
-    with pytest.raises(SkillPackError, match="'a' is due, not 'b'"), ShardWriter(tmp_path / "a", [ONE], {}) as writer:
-        writer.write("b", bytes(8))
+@pytest.mark.parametrize("name", ["b", "__metadata__"])
+def test_refuses_a_tensor_that_is_not_due(tmp_path: Path, name: str) -> None:
+    with (
+        pytest.raises(SkillPackError, match=f"no tensor '{name}' is due"),
+        ShardWriter(tmp_path / "a", [ONE], {}) as writer,
+    ):
+        writer.write(name, bytes(8))
 
 
-def test_refuses_a_tensor_too_many(tmp_path: Path) -> None:
-    with pytest.raises(SkillPackError, match="no tensor is due"), ShardWriter(tmp_path / "a", [], {}) as writer:
-        writer.write("b", bytes(8))
+def test_refuses_a_tensor_a_second_time(tmp_path: Path) -> None:
+    with pytest.raises(SkillPackError, match="no tensor 'a' is due"), ShardWriter(tmp_path / "a", [ONE], {}) as writer:
+        writer.write("a", bytes(8))
+        writer.write("a", bytes(8))
+
+
+def test_tensors_come_in_any_order_and_in_pieces(tmp_path: Path) -> None:
+    blob = finished(tmp_path / "a")
+    with ShardWriter(tmp_path / "a", THREE, {}) as writer:
+        slots = [writer.slot(name) for name in "cab"]
+        for first in range(0, 8, 3):
+            for slot in slots:
+                slot.write(DATA[slot.spec.name][first : first + 3])
+        assert [slot.sha256() for slot in slots] == [DIGESTS[name] for name in "cab"]
+        for slot in slots:
+            assert not writer.is_complete
+            slot.close()
+        assert writer.is_complete
+    assert (tmp_path / "a").read_bytes() == blob
 
 
 @pytest.mark.parametrize("nbytes", [0, 7, 9])
@@ -190,21 +213,147 @@ def test_files_are_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "fsync", fsync)
     ShardWriter(tmp_path / "a", [], {}).close()
-    write_index(tmp_path / "b", {}, 0, {})
-    assert synced == [True, True]
+    assert synced == [True]
 
 
-def test_an_index_is_laid_out_as_huggingface_hub_does(tmp_path: Path) -> None:
+def test_an_index_is_laid_out_as_huggingface_hub_does() -> None:
     tensors = {name: torch.zeros(4) for name in ("b", "a", "c")}
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=20)
     theirs = json.dumps({"metadata": split.metadata, "weight_map": split.tensor_to_filename}, indent=2, sort_keys=True)
-    write_index(tmp_path / "index", split.tensor_to_filename, 48, {})
-    assert (tmp_path / "index").read_text() == theirs + "\n"
+    assert encode_index(split.tensor_to_filename, 48, {}).decode() == theirs + "\n"
 
 
-def test_an_index_keeps_the_metadata_and_has_the_size_of_now(tmp_path: Path) -> None:
-    write_index(tmp_path / "index", {"a": "b"}, 48, {"total_size": 7, "total_parameters": 12})
-    assert json.loads((tmp_path / "index").read_text()) == {
+def test_an_index_keeps_the_metadata_and_has_the_size_of_now() -> None:
+    assert json.loads(encode_index({"a": "b"}, 48, {"total_size": 7, "total_parameters": 12})) == {
         "metadata": {"total_size": 48, "total_parameters": 12},
         "weight_map": {"a": "b"},
     }
+
+
+# ---- going on with what a stopped run left
+
+THREE = [TensorSpec(name, DTYPES["F32"], (2,)) for name in "abc"]
+DATA = {spec.name: bytes([k]) * 8 for k, spec in enumerate(THREE)}
+DIGESTS = {name: hashlib.sha256(data).digest() for name, data in DATA.items()}
+
+
+def write_rest(path: Path) -> list[str]:
+    """Go on with the file at ``path``; which tensors had to be written."""
+    written = []
+    with ShardWriter(path, THREE, {}, resume=True) as writer:
+        for name, data in DATA.items():
+            slot = writer.slot(name)
+            if slot.found() == DIGESTS[name]:
+                slot.keep()
+            else:
+                slot.write(data)
+                written.append(name)
+            slot.close()
+    return written
+
+
+def finished(path: Path) -> bytes:
+    """The bytes of the whole file, and the file gone."""
+    assert write_rest(path) == ["a", "b", "c"]
+    blob = path.read_bytes()
+    path.unlink()
+    return blob
+
+
+@pytest.mark.parametrize("cut", range(25))
+def test_tensors_with_the_right_digest_are_kept(tmp_path: Path, cut: int) -> None:
+    blob = finished(tmp_path / "a")
+    (tmp_path / "a").write_bytes(blob[: len(blob) - cut])
+    is_zero = cut > 16  # what is missing reads as zeros, which are the right bytes of the first tensor
+    assert write_rest(tmp_path / "a") == ["a", "b", "c"][3 - (2 if is_zero else -(-cut // 8)) :]
+    assert (tmp_path / "a").read_bytes() == blob
+
+
+@pytest.mark.parametrize("at", range(24))
+def test_a_changed_tensor_is_written_again_and_no_other(tmp_path: Path, at: int) -> None:
+    blob = bytearray(finished(tmp_path / "a"))
+    harmed = blob.copy()
+    harmed[len(blob) - 24 + at] ^= 1
+    (tmp_path / "a").write_bytes(harmed + b"more")
+    assert write_rest(tmp_path / "a") == ["abc"[at // 8]]
+    assert (tmp_path / "a").read_bytes() == blob
+
+
+@pytest.mark.parametrize("left", [b"", b"x", bytes(8), b"x" * 500])
+def test_a_file_with_another_header_is_written_anew(tmp_path: Path, left: bytes) -> None:
+    blob = finished(tmp_path / "a")
+    (tmp_path / "a").write_bytes(left)
+    assert write_rest(tmp_path / "a") == ["a", "b", "c"]
+    assert (tmp_path / "a").read_bytes() == blob
+
+
+def test_a_failed_file_is_left_when_it_can_be_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "a", THREE, {}, resume=True) as writer:
+        writer.write("b", DATA["b"])
+        raise KeyboardInterrupt
+    assert write_rest(tmp_path / "a") == ["c"]
+
+
+def test_the_size_of_a_file_is_known_before_it_is_written(tmp_path: Path) -> None:
+    write_rest(tmp_path / "a")
+    assert canonical_head("a", THREE, {}).file_nbytes == (tmp_path / "a").stat().st_size
+
+
+# ---- copies by the kernel
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_a_tensor_is_copied_from_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_kernel: bool) -> None:
+    if not by_kernel:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    (tmp_path / "source").write_bytes(b"...12345678...")
+    with SourceFile(tmp_path / "source") as source, ShardWriter(tmp_path / "a", [ONE], {}) as writer:
+        slot = writer.slot("a")
+        slot.copy(source, 3)
+        assert slot.sha256() == hashlib.sha256(b"12345678").digest()
+        slot.close()
+    assert (tmp_path / "a").read_bytes().endswith(b"12345678")
+
+
+def test_a_copy_that_the_kernel_refuses_is_done_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    (tmp_path / "source").write_bytes(b"12345678")
+    with SourceFile(tmp_path / "source") as source, ShardWriter(tmp_path / "a", [ONE], {}) as writer:
+        slot = writer.slot("a")
+        slot.copy(source, 0)
+        slot.close()
+    assert (tmp_path / "a").read_bytes().endswith(b"12345678")
+
+
+def test_a_copy_of_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"1234567")
+    with (
+        pytest.raises(SkillPackError) as caught,
+        SourceFile(tmp_path / "source") as source,
+        ShardWriter(tmp_path / "a", [ONE], {}) as writer,
+    ):
+        writer.slot("a").copy(source, 0)
+    assert caught.value.code == "integrity.source-changed"
+
+
+def test_a_file_of_the_same_layout_is_copied_whole(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(finished(tmp_path / "a"))
+    with SourceFile(tmp_path / "source") as source, ShardWriter(tmp_path / "b", THREE, {}) as writer:
+        assert writer.copy_whole(source)
+        for name in DATA:
+            slot = writer.slot(name)
+            assert slot.sha256() == DIGESTS[name]
+            slot.keep()
+            slot.close()
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_a_file_of_another_layout_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(finished(tmp_path / "a"))
+    with SourceFile(tmp_path / "source") as source, ShardWriter(tmp_path / "b", THREE, {"by": "me"}) as writer:
+        assert not writer.copy_whole(source)
+        for name, data in DATA.items():
+            writer.write(name, data)

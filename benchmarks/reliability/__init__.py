@@ -1,0 +1,1 @@
+"""The proof that nothing is lost and nothing wrong is accepted: faults, power loss, races, damage, wrong bases."""

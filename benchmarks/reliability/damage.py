@@ -1,0 +1,136 @@
+"""Every accepted pack of the conformance corpus, damaged in every small way: all of it must be refused, with a code.
+
+Each bit flipped, each length cut, each byte taken out, a byte put in at each place, and each two neighbouring sectors
+of 512 bytes exchanged. Packs above LARGE bytes are damaged at SAMPLE places of each kind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from conformance import build
+from skillpack_format.errors import SkillPackError
+from skillpack_format.problems import CODES
+from skillpack_format.reader import Pack
+
+LARGE: Final = 100_000
+SAMPLE: Final = 2_000
+SECTOR: Final = 512
+KINDS: Final = ("bit flip", "truncation", "deletion", "insertion", "sector swap")
+
+
+@dataclass
+class Tally:
+    packs: int = 0
+    nbytes: int = 0
+    sampled: list[str] = field(default_factory=list)
+    tried: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+
+
+def accepted_packs() -> dict[str, Path]:
+    """Every pack of the corpus that is accepted as a whole by the default limits, once each, by the id of a case.
+
+    A few cases accept a pack whose damage lies outside of what they ask for; those are no packs to damage.
+    """
+    build.ensure_inputs()
+    found: dict[Path, str] = {}
+    for path in sorted(build.CASES.rglob("*.json")):
+        case = json.loads(path.read_bytes())
+        if case["expect"]["verdict"] == "accept" and "limits" not in case["args"]:
+            found.setdefault(build.input_path("pack", case["inputs"]["pack"]["sha256"]), case["id"])
+    return {name: path for path, name in found.items() if is_whole(path)}
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        read(path)
+    except SkillPackError:
+        return False
+    return True
+
+
+def read(path: Path) -> None:
+    """Open a pack, prove every content and open every component."""
+    with Pack(path) as pack:
+        for segment in range(len(pack.contents.all)):
+            pack.read_content(segment)
+        for name in pack.entries:
+            pack.open_components(name)
+
+
+def refuse(path: Path, kind: str, what: str, tally: Tally) -> None:
+    tally.tried[kind] += 1
+    try:
+        read(path)
+    except SkillPackError as found:
+        text = str(found)
+        tally.codes[found.code] += 1
+        if found.code not in CODES or len(text) > 500 or not (text.isascii() and text.isprintable()):
+            tally.bad.append(f"{what}: {text!r}")
+    except Exception as found:  # noqa: BLE001 - any other exception is what this looks for
+        tally.bad.append(f"{what}: {found!r}")
+    else:
+        tally.bad.append(f"{what}: accepted")
+
+
+def places(count: int, kind: str, share: float, chance: random.Random) -> list[int]:
+    """Which of ``count`` places to damage."""
+    if share < 1:
+        return sorted(chance.sample(range(count), min(count, max(1, int(count * share)))))
+    return list(range(count))
+
+
+def damage(name: str, pack: Path, path: Path, tally: Tally, share: float = 1) -> None:
+    """All damage of one pack, written to ``path`` and read; ``share`` of it by chance."""
+    blob = pack.read_bytes()
+    path.write_bytes(blob)
+    read(path)
+    tally.packs += 1
+    tally.nbytes += len(blob)
+    chance = random.Random(name)
+    if share == 1 and len(blob) > LARGE:
+        share = SAMPLE / len(blob)
+        tally.sampled.append(name)
+    with open(path, "r+b", buffering=0) as file:
+        for bit in places(8 * len(blob), "bit flip", share if share == 1 else share / 8, chance):
+            at = bit // 8
+            os.pwrite(file.fileno(), bytes([blob[at] ^ (1 << bit % 8)]), at)
+            refuse(path, "bit flip", f"{name}: bit {bit % 8} of byte {at} flipped", tally)
+            os.pwrite(file.fileno(), blob[at : at + 1], at)
+        for length in reversed(places(len(blob), "truncation", share, chance)):
+            os.ftruncate(file.fileno(), length)
+            refuse(path, "truncation", f"{name}: the first {length} bytes", tally)
+    for kind, what, harmed in _moved(blob, share, chance):
+        path.write_bytes(harmed)
+        refuse(path, kind, f"{name}: {what}", tally)
+
+
+def _moved(blob: bytes, share: float, chance: random.Random) -> Iterator[tuple[str, str, bytes]]:
+    for at in places(len(blob), "deletion", share, chance):
+        yield "deletion", f"without byte {at}", blob[:at] + blob[at + 1 :]
+    for at in places(len(blob) + 1, "insertion", share, chance):
+        yield "insertion", f"a byte before {at}", blob[:at] + bytes([chance.randrange(256)]) + blob[at:]
+    for at in range(0, len(blob) - SECTOR, SECTOR):
+        first, second = blob[at : at + SECTOR], blob[at + SECTOR : at + 2 * SECTOR]
+        if first[: len(second)] != second or len(first) != len(second):
+            harmed = blob[:at] + second + first + blob[at + 2 * SECTOR :]
+            yield "sector swap", f"sectors at {at} exchanged", harmed
+
+
+def run(root: Path, share: float = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> Tally:
+    """Damage every accepted pack of the corpus; ``root`` is a scratch folder."""
+    tally = Tally()
+    packs = accepted_packs()
+    for index, (name, path) in enumerate(packs.items()):
+        damage(name, path, root / "harmed.skp", tally, share)
+        progress(index + 1, len(packs))
+    return tally
