@@ -45,6 +45,17 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A budget as a share of the bytes of tuned's tensors."""
+
+    share: float
+    max_error: float | None = None
+
+    def of(self, tuned_bytes: int) -> Budget:
+        return Budget(int(self.share * tuned_bytes), self.max_error)
+
+
+@dataclass(frozen=True, slots=True)
 class MaxError:
     """The squared error of all tensors together, as a share of the squared change, is at most ``error``."""
 
@@ -58,7 +69,7 @@ class Energy:
     share: float
 
 
-Goal = Quality | Budget | MaxError | Energy
+Goal = Quality | Budget | Share | MaxError | Energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +132,11 @@ class Plan:
         return {each.name: each.option.coding for each in self.choices}
 
 
+SettledGoal = Quality | Budget | MaxError | Energy
 Total = Callable[[Mapping[str, Option]], int]  # bytes of the whole file when these are chosen
 
 
-def plan(surveys: Sequence[Survey], goal: Goal, tuned_bytes: int, total: Total) -> Plan:
+def plan(surveys: Sequence[Survey], goal: SettledGoal, tuned_bytes: int, total: Total) -> Plan:
     """The choices that reach ``goal`` with the fewest bytes, or with the least damage.
 
     ``tuned_bytes``: of all tensors of tuned. ``total``: an upper bound of the file's bytes for given options.
@@ -287,7 +299,7 @@ def _lowest(fits: Callable[[float], bool]) -> float:
     return math.exp(high)
 
 
-def _reason(survey: Survey, option: Option, goal: Goal) -> str:
+def _reason(survey: Survey, option: Option, goal: SettledGoal) -> str:
     if len(survey.options) == 1:
         return "coded exactly: no lossy code applies or was asked for"
     if option.nbytes == min(each.nbytes for each in survey.options if each.noise <= option.noise) and not option.noise:

@@ -123,8 +123,8 @@ def planned(name: str, price: float | None = None) -> Recipe:
     return Recipe(name, {each: Planned() for each in MATRIX_CLASSES}, price)
 
 
-STANDARD: Final = planned("standard", 0.02)
-SMALL: Final = planned("small", 0.2)
+STANDARD: Final = planned("standard", 0.005)
+SMALL: Final = planned("small", 0.1)
 RECIPES: Final[Mapping[str, Recipe]] = {
     "standard": STANDARD,
     "small": SMALL,

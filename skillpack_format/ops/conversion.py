@@ -29,7 +29,7 @@ from skillpack_format.listing import Listing, base_ref, listing_of
 from skillpack_format.manifest import Entry, Layout, Manifest, ResultRef, SideFile, parse_metadata
 from skillpack_format.names import INDEX_SUFFIX, SHARD_SUFFIX, SIDE_FILES, is_layout_name
 from skillpack_format.ops.plans import PlanReport, goal_of, make_plan
-from skillpack_format.planning import Budget, Goal, Plan
+from skillpack_format.planning import Budget, Goal, Plan, Share
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
@@ -134,7 +134,7 @@ def convert(
     require_metadata(options.metadata, options.limits)
     require_absent(pack, overwrite=options.overwrite)
     require_not_input(pack, (base, tuned))
-    goal_of(options.recipe, options.goal)
+    goal_of(options.recipe, options.goal, 1 << 62)  # what makes no sense is refused before any work
     with _opened(base, tuned, options, progress) as work:
         before, after, old = work.before, work.after, work.old
         files, warnings = _side_files(before, after, options)
@@ -146,7 +146,7 @@ def convert(
                 writer.add(content)
             manifest = _manifest(old, coded, files, options)
             is_exact = manifest.result.digest == checkpoint_digest(work.new.items())
-            if options.layout and is_exact and not isinstance(options.goal, Budget):
+            if options.layout and is_exact and not isinstance(options.goal, Budget | Share):
                 manifest = replace(manifest, layout=_add_layout(before, after, options, writer, warnings))
             before.require_unchanged()
             after.require_unchanged()
@@ -266,7 +266,7 @@ def _plan(
     return make_plan(
         work.job,
         work.coded,
-        goal_of(work.options.recipe, work.options.goal),
+        goal_of(work.options.recipe, work.options.goal, sum(spec.nbytes for spec in work.after.specs.values())),
         sizes={name: work.after.specs[name].nbytes for name in work.coded},
         fixed=FRAME_BYTES + len(frame) + table,
         threads=work.options.threads,

@@ -6,6 +6,7 @@ chosen. Nothing but figures is kept in between, so memory does not grow with the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -20,6 +21,8 @@ from skillpack_format.planning import (
     Option,
     Plan,
     Quality,
+    SettledGoal,
+    Share,
     Survey,
     next_step,
     plan,
@@ -63,23 +66,26 @@ class PlanReport:
         }
 
 
-def goal_of(recipe: Recipe, goal: Goal | None) -> Goal:
+def goal_of(recipe: Recipe, goal: Goal | None, tuned_bytes: int) -> SettledGoal:
     """What is asked for, checked; a goal needs a recipe that leaves something to be planned (usage.argument)."""
     is_planned = any(isinstance(each, Planned) for each in recipe.treatments.values())
     if goal is not None and not is_planned:
         raise error("usage.argument", "", f"recipe {recipe.name} codes every tensor in one way: no budget, no bound")
+    if isinstance(goal, Share):
+        goal = goal.of(tuned_bytes)
     if isinstance(goal, Budget) and goal.nbytes < 1:
         raise error("usage.argument", "", f"a budget of {goal.nbytes} bytes, it must be at least 1")
-    bound = goal.error if isinstance(goal, MaxError) else goal.share if isinstance(goal, Energy) else 0
-    if not 0 <= bound <= 1:
-        raise error("usage.argument", "", f"a bound of {bound:g}, it must be from 0 to 1")
+    if isinstance(goal, MaxError) and not 0 <= goal.error < math.inf:
+        raise error("usage.argument", "", f"an error of at most {goal.error:g}, it must be 0 or more")
+    if isinstance(goal, Energy) and not 0 <= goal.share <= 1:
+        raise error("usage.argument", "", f"an energy of at least {goal.share:g}, it must be from 0 to 1")
     return goal or Quality(recipe.price or 1.0)
 
 
 def make_plan(
     jobs: Callable[[str], Job],
     names: Sequence[str],
-    goal: Goal,
+    goal: SettledGoal,
     *,
     sizes: Mapping[str, int],
     fixed: int,
