@@ -113,7 +113,7 @@ def convert(
         CheckpointError: an input is malformed. ConvertError: the two share no tensor, or a lossy code meets NaN.
         OutputError: ``pack`` exists, or cannot be written. Nothing is left behind on any error.
     """
-    _require_metadata(options.metadata, options.limits)
+    require_metadata(options.metadata, options.limits)
     require_absent(pack, overwrite=options.overwrite)
     require_not_input(pack, (base, tuned))
     with (
@@ -149,7 +149,7 @@ def convert(
         )
 
 
-def _require_metadata(metadata: dict[str, str], limits: Limits) -> None:
+def require_metadata(metadata: dict[str, str], limits: Limits) -> None:
     """What no reader would accept is refused before any work (usage.argument)."""
     for key, value in metadata.items():
         if not key.isascii() or any("\ud800" <= char <= "\udfff" for char in value):

@@ -108,7 +108,9 @@ class _Machine:
                 return self.result()
             step = _STEPS.get(code)
             if step is None:
-                raise self.wrong(f"opcode {_OPCODES.get(code, f'0x{code:02x}')} at byte {where} is for more than tensors")
+                raise self.wrong(
+                    f"opcode {_OPCODES.get(code, f'0x{code:02x}')} at byte {where} is for more than tensors"
+                )
             step(self)
 
     def result(self) -> Any:

@@ -115,9 +115,25 @@ def _parse_directory(source: SourceFile, directory: _Directory) -> list[tuple[in
     for _ in range(directory.count):
         if at + _MEMBER.size > len(raw):
             raise _wrong("a member's description is cut off")
-        (mark, _, _, flags, method, _, _, crc32, stored, nbytes, name_length, extra_length, comment, disk, _, _, local) = (
-            _MEMBER.unpack_from(raw, at)
-        )
+        (
+            mark,
+            _,
+            _,
+            flags,
+            method,
+            _,
+            _,
+            crc32,
+            stored,
+            nbytes,
+            name_length,
+            extra_length,
+            comment,
+            disk,
+            _,
+            _,
+            local,
+        ) = _MEMBER.unpack_from(raw, at)
         at += _MEMBER.size
         end = at + name_length + extra_length + comment
         if mark != b"PK\x01\x02" or end > len(raw) or disk:
@@ -162,8 +178,10 @@ def _widen(name: str, extra: bytes, values: list[int]) -> list[int]:
         if value == _IN_EXTRA:
             if len(fields) < 8:
                 raise _wrong(f"the 64-bit sizes of {name!r} are missing")
-            value, fields = int.from_bytes(fields[:8], "little"), fields[8:]
-        found.append(value)
+            found.append(int.from_bytes(fields[:8], "little"))
+            fields = fields[8:]
+        else:
+            found.append(value)
     return found
 
 
