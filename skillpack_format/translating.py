@@ -155,7 +155,11 @@ def _rounded(source: Source, kind: TensorKind) -> Array:
 
 def _with_rows(rows: Rows, bits: Array, kind: TensorKind) -> Array:
     shape = rows.values.spec.shape
-    if len(kind.shape) != 2 or shape != (len(rows.indices), kind.shape[1]) or max(rows.indices) >= kind.shape[0]:
+    if (
+        len(kind.shape) != 2
+        or shape != (len(rows.indices), kind.shape[1])
+        or max(rows.indices, default=-1) >= kind.shape[0]
+    ):
         message = f"{list(shape)} for {len(rows.indices)} rows of {list(kind.shape)}"
         raise error("convert.delta", f"tensor {rows.values.key!r} of the delta", message)
     table = bits.reshape(kind.shape).copy()

@@ -21,7 +21,7 @@ class Prefix:
     more: str = ""
 
     def __str__(self) -> str:
-        return f"{self.less!r} less" if self.less else f"{self.more!r} more"
+        return f"{self.less!r} taken off" if self.less else f"{self.more!r} in front"
 
     def applied_to(self, name: str) -> str | None:
         return self.more + name.removeprefix(self.less) if name.startswith(self.less) else None
@@ -52,18 +52,18 @@ def match(names: Iterable[str], optional: Collection[str], base: Collection[str]
 def _common_prefix(needed: list[str], base: Collection[str]) -> Prefix:
     if all(name in base for name in needed):
         return Prefix()
-    candidates = {Prefix()} | {prefix for name in base if (prefix := _between(needed[0], name)) is not None}
-    missing = {prefix: [name for name in needed if prefix.applied_to(name) not in base] for prefix in candidates}
-    whole = sorted(prefix for prefix, names in missing.items() if not names)
-    if len(whole) > 1:
-        message = f"the names fit the base with {whole[0]} and with {whole[1]}; which is meant cannot be told"
+    left = [Prefix(), *sorted({prefix for name in base if (prefix := _between(needed[0], name)) is not None})]
+    for at, name in enumerate(needed):
+        fitting = [prefix for prefix in left if prefix.applied_to(name) in base]
+        if not fitting:
+            lost = sum(left[-1].applied_to(each) not in base for each in needed[at + 1 :])
+            message = f"the base has no such tensor, nor of {lost} more of {len(needed)}; is it the right base?"
+            raise error("convert.unmatched", f"tensor {name!r} of the delta", message)
+        left = fitting
+    if len(left) > 1:
+        message = f"the names fit the base with {left[0]} and with {left[1]}; which is meant cannot be told"
         raise error("convert.unmatched", f"tensor {needed[0]!r} of the delta", message)
-    if whole:
-        return whole[0]
-    best = min(sorted(candidates), key=lambda prefix: len(missing[prefix]))
-    lost = missing[best]
-    message = f"the base has no such tensor, nor have {len(lost) - 1} more of {len(needed)}; is it the right base?"
-    raise error("convert.unmatched", f"tensor {lost[0]!r} of the delta", message)
+    return left[0]
 
 
 def _between(name: str, base_name: str) -> Prefix | None:

@@ -45,6 +45,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, str]]] = {  # of each strategy, with th
         "packed": "uint8",
     },
 }
+_KNOWN: Final = {field for fields in _FIELDS.values() for field in fields}
 _ITEMS: Final = {"int64": "<i8", "float32": "<f4", "float16": "<f2", "uint8": "|u1"}
 
 
@@ -241,7 +242,7 @@ def _read(source: SourceFile, limits: Limits) -> tuple[dict[str, Any], dict[str,
     if not isinstance(listed, dict) or not isinstance(header.get("parent_hash"), str):
         raise error("convert.delta", "header", "parent_hash and tensors must be there")
     limits.require("tensors", len(listed), "header")
-    arrays = _read_arrays(reader)
+    arrays = _read_arrays(reader, limits)
     tensors = {name: _tensor(name, plain, arrays.pop(name, {}), source, limits) for name, plain in listed.items()}
     if arrays:
         raise error("convert.delta", "", f"an array is for {next(iter(arrays))!r}, which the header does not list")
@@ -287,7 +288,7 @@ class _Reader:
         return self.take(length).decode("latin-1")  # another name than the header's is refused, whatever its encoding
 
 
-def _read_arrays(reader: _Reader) -> dict[str, dict[str, Stored]]:
+def _read_arrays(reader: _Reader, limits: Limits) -> dict[str, dict[str, Stored]]:
     found: dict[str, dict[str, Stored]] = {}
     while reader.at < reader.end:
         tensor, field, dtype = reader.text(), reader.text(), reader.text()
@@ -298,8 +299,9 @@ def _read_arrays(reader: _Reader) -> dict[str, dict[str, Stored]]:
         if nbytes != count * np.dtype(_ITEMS[dtype]).itemsize:
             raise error("convert.delta", where, f"{count} items of {dtype} are not {nbytes} bytes")
         fields = found.setdefault(tensor, {})
-        if field in fields:
-            raise error("convert.delta", where, "it is there more than once")
+        limits.require("tensors", len(found), "arrays")
+        if field in fields or field not in _KNOWN:
+            raise error("convert.delta", where, "it is there more than once, or of a field that is not known")
         fields[field] = Stored(dtype, count, reader.skip(nbytes))
     return found
 
@@ -307,7 +309,7 @@ def _read_arrays(reader: _Reader) -> dict[str, dict[str, Stored]]:
 def _tensor(name: str, plain: Any, stored: dict[str, Stored], source: SourceFile, limits: Limits) -> Tensor:
     require_tensor_name(name, limits)
     where = f"tensor {name!r} of the delta"
-    if not isinstance(plain, dict) or plain.get("strategy") not in _FIELDS:
+    if not isinstance(plain, dict) or plain.get("strategy") not in tuple(_FIELDS):  # a tuple: it may be unhashable
         raise error("convert.delta", where, f"it must have a strategy: {', '.join(_FIELDS)}")
     strategy, shape = plain["strategy"], plain.get("shape")
     if not isinstance(shape, list) or not all(type(dim) is int and 0 <= dim < 1 << 48 for dim in shape):
