@@ -43,7 +43,6 @@ _PREFIX: Final = "base_model.model."
 _LINEAR: Final = ("lora_A.weight", "lora_B.weight", "lora_B.bias")
 _EMBEDDING: Final = ("lora_embedding_A", "lora_embedding_B")
 _TOKENS: Final = "token_adapter.trainable_tokens_delta"
-_MOST_SCALING: Final = 3e38
 _WRAPPERS: Final = ("token_adapter", "base_layer", "modules_to_save")  # modules that PEFT puts around the model's own
 
 
@@ -134,8 +133,6 @@ def _changes(weights: Checkpoint | TorchArchive, config: AdapterConfig) -> dict[
         if role in roles:
             raise wrong(key, f"it and {roles[role].key!r} say the same of {target!r}")
         roles[role] = Source(key, weights)
-    if not found:
-        raise error("convert.delta", "", "the adapter holds no tensor")
     return {target: _change(target, roles, config) for target, roles in found.items()}
 
 
@@ -170,8 +167,9 @@ def _change(target: str, roles: dict[str, Source], config: AdapterConfig) -> Cha
         a, b = _pair(roles, names)
         scaling = _scaling(module, a.spec.shape[0], a, config)
         terms.append(LowRank(a, b, scaling, names is _EMBEDDING or config.fan_in_fan_out))
-    if "lora_B.bias" in roles:
-        terms.append(BiasTerm(roles["lora_B.bias"], _bias_scaling(module, roles["lora_B.bias"], config)))
+    bias = roles.get("lora_B.bias")
+    if bias is not None:
+        terms.append(BiasTerm(bias, _scaling(module, config.rank(module), bias, config)))
     rows = None
     if _TOKENS in roles:
         rows = Rows(roles[_TOKENS], config.token_indices(module))
@@ -196,14 +194,7 @@ def _scaling(module: str, rank: int, at: Source, config: AdapterConfig) -> float
     if rank != expected:
         raise wrong(at.key, f"its rank is {rank}, and {CONFIG} says {expected}")
     alpha = config.alpha(module)
-    scaling = alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
-    if abs(scaling) > _MOST_SCALING:
-        raise wrong(at.key, f"its scaling is {scaling:g}, which no float32 holds")
-    return scaling
-
-
-def _bias_scaling(module: str, bias: Source, config: AdapterConfig) -> float:
-    return _scaling(module, config.rank(module), bias, config)
+    return alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
 
 
 IMPORTER: Final[Importer] = Peft()

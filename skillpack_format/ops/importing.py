@@ -132,6 +132,8 @@ def import_delta(
     with ExitStack() as files:
         before = files.enter_context(open_checkpoint(base, options.limits))
         opened = files.enter_context(importer.open(delta, options.limits))
+        if not opened.changes:
+            raise error("convert.delta", str(delta), "it holds no tensor")
         optional = {name for name, change in opened.changes.items() if _is_whole(change)} if options.add_new else set()
         names = match(opened.changes, optional, before.specs.keys())
         if opened.require_base is not None:

@@ -1,8 +1,8 @@
 """The records of a zip archive whose members are stored as they are, as torch writes it.
 
-The rule: an archive means one thing or is refused. Two copies of every member's description must agree, nothing is
-compressed, names are plain paths below the archive, and no two members share a byte; so a record's place and size are
-facts about the file, found without reading the record.
+The rule: an archive means one thing or is refused. What is said twice must be said the same, nothing is compressed,
+names are plain paths below the archive, and no two members share a byte; so a record's place and size are facts about
+the file, found without reading the record.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _END64: Final = struct.Struct("<4sQ2H2I4Q")  # 4.3.14
 _MEMBER: Final = struct.Struct("<4s6H3I5H2I")  # 4.3.12
 _LOCAL: Final = struct.Struct("<4s5H3I2H")  # 4.3.7
 _ENCRYPTED: Final = 0x2041  # flag bits 0, 6 and 13
+_NOT_HERE: Final = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)  # counts, size and place that the zip64 end record has
 _IN_EXTRA: Final = 0xFFFFFFFF  # the value stands in the zip64 extra field
 _PROOF_BYTES: Final = 1 << 20
 MEMBERS_BEYOND_TENSORS: Final = 64  # an archive has a few records beside one for each storage
@@ -96,9 +97,13 @@ def _find_directory(source: SourceFile) -> _Directory:
         if mark == b"PK\x06\x07":
             if disk or disks != 1 or at != place_at - _END64.size:
                 raise _wrong("the zip64 end record is not where it must be")
+            short = (here, count, nbytes, offset)
             mark, size, _, _, disk, first_disk, here, count, nbytes, offset = _END64.unpack(
                 source.read_at(at, _END64.size)
             )
+            whole = zip(short, (here, count, nbytes, offset), _NOT_HERE, strict=True)
+            if any(least not in (most, elsewhere) for least, most, elsewhere in whole):
+                raise _wrong("the two end records differ")
             if mark != b"PK\x06\x06" or size != _END64.size - 12 or disk or first_disk or here != count:
                 raise _wrong("the zip64 end record is malformed")
             closing = at

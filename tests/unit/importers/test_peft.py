@@ -315,6 +315,11 @@ def test_a_key_of_another_tool_is_refused(tmp_path, base) -> None:
     assert "base_model.model." in str(refuse("convert.delta", tmp_path, folder, base[0]))
 
 
+def test_lora_of_a_kernel_is_refused(tmp_path, rng) -> None:
+    path = write(tmp_path / "base.safetensors", {"model.q.weight": draw(rng, OUT, IN, 1)})
+    refuse("unsupported.operation", tmp_path, write_adapter(tmp_path / "a", lora(rng, "model.q")), path)
+
+
 def test_a_base_that_cannot_be_added_to_is_refused(tmp_path, rng) -> None:
     path = write(tmp_path / "base.safetensors", {"model.q.weight": ("F8_E4M3", np.ones((OUT, IN), np.uint8))})
     refuse("unsupported.operation", tmp_path, write_adapter(tmp_path / "a", lora(rng, "model.q")), path)

@@ -161,6 +161,16 @@ def test_a_module_with_code_is_refused(opened) -> None:
     assert "TorchScript" in str(refused("unsupported.checkpoint", opened, raw))
 
 
+def test_an_archive_without_its_pickle_is_refused(opened) -> None:
+    good = archive(program({}))
+    refused("checkpoint.layout", opened, good.replace(b"archive/data.pkl", b"archive/data/pkl"))
+
+
+def test_records_of_two_folders_are_refused(opened) -> None:
+    good = archive(program({}))
+    refused("checkpoint.layout", opened, good.replace(b"archive/version", b"brchive/version"))
+
+
 def test_another_byte_order_is_refused(opened) -> None:
     good = archive(program({}))
     assert opened(good) == {}

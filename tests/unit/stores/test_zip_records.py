@@ -79,6 +79,9 @@ def test_64_bit_sizes_are_read(records) -> None:
     raw = local + directory + end64 + place + end
     assert records(raw)["m"] == Record("m", len(local) - 3, 3, 0x352441C2)
     refused("checkpoint.layout", records, raw.replace(struct.pack("<2H", 1, 24), struct.pack("<2H", 9, 24)))
+    refused("checkpoint.layout", records, raw.replace(end, struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, 9, 9, 0)))
+    refused("checkpoint.layout", records, raw.replace(b"PK\x06\x06", b"PK\x06\x05"))
+    refused("checkpoint.layout", records, raw.replace(struct.pack("<2H", 1, 24), struct.pack("<2H", 1, 25)))
     refused("checkpoint.layout", records, raw.replace(place, struct.pack("<4sIQI", b"PK\x06\x07", 0, 0, 1)))
 
 
