@@ -89,6 +89,8 @@ def _choose(
     pair: Pair, native: list[Encoded], made: Array, job: Job
 ) -> tuple[list[Encoded], tuple[StoredContent, ...]]:
     """The delta's own terms where they make the result of START; else whatever is exact and smallest."""
+    if not pair.wanted.size:
+        return [], ()
     candidates = [[*native, *_corrections(pair, made)]] if native else []
     if job.change.wanted is not None or not candidates:
         candidates += [[exact] for exact in encoders.lossless(pair)]
@@ -200,13 +202,12 @@ def _stats(pair: Pair) -> dict[str, int | bytes]:
     if not (dtype.is_arithmetic and pair.start.dtype.is_arithmetic):
         return {"changed": changed}
     energy = 0.0
-    for run in encoders.runs(pair.wanted.size):
-        with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        for run in encoders.runs(pair.wanted.size):
             delta = bits_to_float64(pair.wanted[run], dtype) - bits_to_float64(pair.start.bits[run], pair.start.dtype)
             energy += float(np.sum(delta * delta))
-    return (
-        {"changed": changed, "norm": np.float32(energy**0.5).tobytes()} if np.isfinite(energy) else {"changed": changed}
-    )
+        norm = np.float32(np.sqrt(energy))
+    return {"changed": changed, "norm": norm.tobytes()} if np.isfinite(norm) else {"changed": changed}
 
 
 def _entry(job: Job, result: TensorIdentity, components: tuple[Component, ...], stats: dict[str, int | bytes]) -> Entry:

@@ -7,7 +7,7 @@ there. Two that serve are refused, and so is a name that fits none: nothing is g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from skillpack_format.errors import error
@@ -30,23 +30,37 @@ class Prefix:
 def match(names: Iterable[str], optional: Collection[str], base: Collection[str]) -> dict[str, str]:
     """For every name of a delta the name its tensor has in ``base``.
 
-    ``optional`` are names that the base may lack; such a tensor keeps its own. convert.unmatched says what is wrong.
+    ``optional`` are names that the base may lack; such a tensor keeps its own, unless it looks like one of the base.
+    convert.unmatched says what is wrong.
     """
     listed = sorted(names)
     needed = [name for name in listed if name not in optional]
-    prefix = _common_prefix(needed or listed, base) if listed else Prefix()
+    prefix = _common_prefix(needed, base) if needed else Prefix()
+    tails = {tail for name in base for tail in _tails(name)} if optional else set()
     found: dict[str, str] = {}
     taken: dict[str, str] = {}
     for name in listed:
         target = prefix.applied_to(name)
         if target is None or target not in base:
             target = name
+            if name not in base and (name in tails or any(tail in base for tail in _tails(name))):
+                message = (
+                    "the base has no such tensor, but one whose name differs by a prefix; adding it may be a mistake"
+                )
+                raise error("convert.unmatched", f"tensor {name!r} of the delta", message)
         if target in taken:
             message = f"it and {taken[target]!r} both mean {target!r}"
             raise error("convert.unmatched", f"tensor {name!r} of the delta", message)
         taken[target] = name
         found[name] = target
     return found
+
+
+def _tails(name: str) -> Iterator[str]:
+    """What is left of ``name`` after each of its dots."""
+    while "." in name:
+        name = name.partition(".")[2]
+        yield name
 
 
 def _common_prefix(needed: list[str], base: Collection[str]) -> Prefix:

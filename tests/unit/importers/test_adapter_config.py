@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import refused
-from hypothesis import given
+from builders import fault_of, refused
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skillpack_format.importers._adapter_config import AdapterConfig, is_match, read_config
@@ -142,6 +142,24 @@ def test_settings_that_do_not_matter_are_passed_over(tmp_path: Path, plain: dict
 )
 def test_values_that_make_no_sense_are_refused(tmp_path: Path, plain: dict[str, Any]) -> None:
     refused("convert.delta", config, tmp_path, **plain)
+
+
+SETTINGS = st.sampled_from(
+    "r lora_alpha rank_pattern alpha_pattern use_rslora fan_in_fan_out trainable_token_indices init_lora_weights "
+    "use_dora target_modules something_new".split()
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["q", "", "a.*b+"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["q", "(", "1"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(SETTINGS, VALUES, max_size=4))
+def test_any_settings_are_answered_in_words(tmp_path: Path, plain: dict[str, Any]) -> None:
+    found = fault_of(config, tmp_path, **plain)
+    assert found is None or found.code in ("convert.delta", "unsupported.operation")
 
 
 def test_token_indices_are_found_by_the_end_of_the_module(tmp_path: Path) -> None:

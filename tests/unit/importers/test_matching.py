@@ -60,9 +60,21 @@ def test_optional_names_may_be_missing_and_keep_their_own() -> None:
     assert found == {"layers.0.q.weight": "model.layers.0.q.weight", "score.weight": "score.weight"}
 
 
+@pytest.mark.parametrize("name", ["norm.weight", "x.model.norm.weight"])
+def test_an_optional_name_that_looks_like_one_of_the_base_is_refused(name: str) -> None:
+    refused("convert.unmatched", match, [name], {name}, BASE)
+
+
+def test_names_that_are_all_new_are_taken_as_they_are() -> None:
+    assert match(["score.bias", "score.x"], {"score.bias", "score.x"}, BASE) == {
+        "score.bias": "score.bias",
+        "score.x": "score.x",
+    }
+
+
 def test_two_names_for_one_tensor_are_refused() -> None:
-    names = ["model.norm.weight", "x.model.norm.weight"]
-    refused("convert.unmatched", match, names, {"model.norm.weight"}, {"model.norm.weight"})
+    names = ["a.b", "b"]  # with 'a.' in front the second is the first, which then has no tensor of its own
+    refused("convert.unmatched", match, names, {"a.b"}, {"a.b"})
 
 
 NAMES = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=4).map(".".join)

@@ -253,6 +253,11 @@ def test_a_new_tensor_is_added_only_when_asked(tmp_path, base, imported, rng) ->
     assert {t.name: t.change for t in found.report.tensors} == {"model.q.weight": "changed", "score.weight": "added"}
 
 
+def test_a_new_tensor_without_elements_is_added(tmp_path, base, imported, rng) -> None:
+    folder = write_adapter(tmp_path / "a", {"score.weight": draw(rng, 0, IN)})
+    assert imported(folder, base[0], add_new=True).values("score.weight").shape == (0, IN)
+
+
 def test_factors_for_a_tensor_that_the_base_lacks_are_refused_even_then(tmp_path, base, rng) -> None:
     folder = write_adapter(tmp_path / "a", lora(rng, "model.k"))
     refuse("convert.unmatched", tmp_path, folder, base[0], add_new=True)
