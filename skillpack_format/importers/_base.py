@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from skillpack_format.arithmetic import MAX_SLICES
 from skillpack_format.digest import Bytes, TensorKind
@@ -113,7 +113,7 @@ class Delta:
     require_base: Callable[[Checkpoint], None] | None = None
     require_unchanged: Callable[[], None]
     folder: Path | None = None  # with the tokenizer and other side files, where there is one
-    warnings: Sequence[str] = field(default=())
+    warnings: Sequence[str] = ()
 
 
 class Importer(Protocol):
@@ -148,11 +148,11 @@ class Factors:
         """One ``factors`` component, in as many bands as the rank needs; none when a factor is all zero."""
         grid = target.grid
         rank, most = int(self.s.size), min(grid.rows, grid.cols)
-        if not (rank and most and self.u.any() and self.s.any() and self.v.any()):
-            return []
         if grid.stack != 1 or (self.u.shape[1], self.v.shape[1]) != (grid.rows, grid.cols):
             found = f"factors for {self.u.shape[1]} x {self.v.shape[1]}"
             raise error("convert.delta", where, f"{found}, and the base's tensor is {list(target.shape)}")
+        if not (rank and most and self.u.any() and self.s.any() and self.v.any()):
+            return []
         if rank > MAX_SLICES * most:
             raise error("convert.delta", where, f"rank {rank} is more than {MAX_SLICES} times {most}, its smaller side")
         bands = [
@@ -174,6 +174,3 @@ def split_key(key: str, suffixes: Sequence[str]) -> tuple[str, str]:
         if key.endswith(f".{suffix}") and len(key) > len(suffix) + 1:
             return key[: -len(suffix) - 1], suffix
     return "", ""
-
-
-Plain = dict[str, Any]

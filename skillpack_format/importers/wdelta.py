@@ -8,7 +8,6 @@ is that sum, bit for bit, rounded to the dtype that the base has.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -254,7 +253,7 @@ def _require_digest(source: SourceFile) -> None:
     end = source.size - _DIGEST_BYTES
     for at in range(0, end, _HASH_BYTES):
         digest.update(source.read_at(at, min(_HASH_BYTES, end - at)))
-    if not hmac.compare_digest(digest.digest(), bytes(source.read_at(end, _DIGEST_BYTES))):
+    if digest.digest() != source.read_at(end, _DIGEST_BYTES):
         raise error("checkpoint.layout", "", "the SHA-256 at its end is not that of the file; it is damaged or cut off")
 
 
