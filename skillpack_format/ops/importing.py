@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from skillpack_format import wire
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.classes import Rule, class_of
 from skillpack_format.coding import CHUNK_BYTES
-from skillpack_format.contents import store
+from skillpack_format.contents import plan, store
 from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
 from skillpack_format.durable import require_absent, require_not_input
@@ -28,7 +29,7 @@ from skillpack_format.importers._base import Change, Delta, Importer
 from skillpack_format.importers.matching import match
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
-from skillpack_format.manifest import Manifest, ResultRef, SideFile
+from skillpack_format.manifest import Manifest, ResultRef, SideFile, parse
 from skillpack_format.names import SIDE_FILES
 from skillpack_format.ops.conversion import names_code, read_side_file, require_metadata
 from skillpack_format.progress import Progress, in_order, silent
@@ -151,7 +152,9 @@ def import_delta(
         before.require_unchanged()
         opened.require_unchanged()
         nbytes = sum(each.nbytes for each in coded.values()) + sum(content.nbytes for content in contents)
-        if writer is not None:
+        if writer is None:
+            plan(parse(wire.read(manifest.to_bytes(), options.limits, "MANIFEST"), options.limits), options.limits)
+        else:
             for content in contents:
                 writer.add(content)
             nbytes = writer.seal(manifest)

@@ -38,6 +38,20 @@ def test_kinds_are_told_from_the_delta(tmp_path: Path, base: Path) -> None:
         assert report.kind == kind
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_pack_that_no_reader_would_take_is_refused_in_a_dry_run_too(
+    tmp_path: Path, base: Path, dry_run: bool
+) -> None:
+    bands = {
+        f"q.{part}_{bits}": np.ones(shape)
+        for bits in range(9)
+        for part, shape in zip("USV", [(4, 1), 1, (32, 1)], strict=True)
+    }
+    delta = write_archive(tmp_path / "d.pt", bands)
+    options = skp.ImportOptions(dry_run=dry_run)
+    refused("limit.exceeded", skp.import_delta, delta, base, tmp_path / "p.skp", options)
+
+
 def test_an_unknown_kind_is_a_usage_error(tmp_path: Path, base: Path) -> None:
     options = skp.ImportOptions(kind="gguf")
     refused("usage.argument", skp.import_delta, tmp_path / "d", base, tmp_path / "p.skp", options)
