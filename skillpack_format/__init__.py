@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from skillpack_format.ops.application import Options as ApplyOptions
     from skillpack_format.ops.conversion import ConversionReport, convert
     from skillpack_format.ops.conversion import Options as ConvertOptions
+    from skillpack_format.ops.importing import ImportReport, import_delta
+    from skillpack_format.ops.importing import Options as ImportOptions
     from skillpack_format.ops.inspection import InspectionReport, inspect
     from skillpack_format.ops.slices import Applied, AppliedSlice, open_applied
     from skillpack_format.ops.validation import ValidationReport, validate
@@ -40,6 +42,8 @@ _HOMES = {
     "ApplyOptions": "ops.application:Options",
     "ConversionReport": "ops.conversion",
     "ConvertOptions": "ops.conversion:Options",
+    "ImportOptions": "ops.importing:Options",
+    "ImportReport": "ops.importing",
     "InspectionReport": "ops.inspection",
     "Limits": "limits",
     "Pack": "reader",
@@ -49,6 +53,7 @@ _HOMES = {
     "ValidationReport": "ops.validation",
     "apply": "ops.application",
     "convert": "ops.conversion",
+    "import_delta": "ops.importing",
     "inspect": "ops.inspection",
     "open_applied": "ops.slices",
     "open_pack": "reader",
@@ -66,6 +71,8 @@ __all__ = [
     "ApplyOptions",
     "ConversionReport",
     "ConvertOptions",
+    "ImportOptions",
+    "ImportReport",
     "InspectionReport",
     "Limits",
     "Pack",
@@ -75,6 +82,7 @@ __all__ = [
     "ValidationReport",
     "apply",
     "convert",
+    "import_delta",
     "inspect",
     "open_applied",
     "open_pack",

@@ -31,16 +31,18 @@ linalg slicing sources locks durable journal progress storage container
 signatures
 manifest
 encodings._base codecs._base
-encodings.* codecs.* stores.header
-stores.heads stores.safetensors_files stores.shards
+encodings.* codecs.* stores.header stores.zip_records stores.tensor_pickles
+stores.heads stores.safetensors_files stores.shards stores.torch_archives
 catalog
 contents classes recipes listing
 making
 encoders
-coding
+importers._base importers._adapter_config importers.matching
+importers.*
+coding translating
 records reader writer
 ops.inspection ops.chain ops.folders ops.application ops.slices
-ops.validation ops.conversion
+ops.validation ops.carried ops.conversion ops.importing
 torch_bridge
 opening
 __init__
@@ -126,6 +128,12 @@ def test_imports_lead_downwards(name: str) -> None:
         assert below < line or (below == line and before < place), f"{name} imports {target}, which is not below it"
 
 
+@pytest.mark.parametrize("name", ["peft", "graftllm", "bitdelta", "wdelta"])
+def test_importers_do_not_import_each_other(name: str) -> None:
+    kinds = {f"importers.{each}" for each in ("peft", "graftllm", "bitdelta", "wdelta")}
+    assert edges(f"importers.{name}") & kinds == set()
+
+
 @pytest.mark.parametrize("room", ["encodings", "codecs"])
 def test_modules_of_a_room_do_not_import_each_other(room: str) -> None:
     for name in MODULES:
@@ -170,14 +178,14 @@ def test_nothing_imports_the_door_to_torch_but_the_opening() -> None:
     assert [name for name in MODULES if "torch_bridge" in edges(name)] == ["opening"]
 
 
-def test_only_the_catalog_and_the_encoders_know_single_encodings() -> None:
+def test_only_the_catalog_and_what_writes_components_knows_single_encodings() -> None:
     def knows(name: str) -> bool:
         return any(
             target.startswith(("encodings.", "codecs.")) and "_base" not in target and target not in DOORS
             for target in edges(name)
         )
 
-    assert [name for name in MODULES if knows(name)] == ["encoders"]
+    assert [name for name in MODULES if knows(name)] == ["encoders", "importers._base", "translating"]
 
 
 def test_there_is_no_cycle() -> None:

@@ -17,8 +17,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
     "ApplicationReport", "Applied", "AppliedSlice", "ApplyOptions", "ConversionReport", "ConvertOptions",
-    "InspectionReport", "Limits", "Pack", "SignatureReport", "SkillPackError", "TensorInfo", "ValidationReport",
-    "apply", "convert", "inspect", "open_applied", "open_pack", "prove", "safe_open", "sign", "validate", "verify",
+    "ImportOptions", "ImportReport", "InspectionReport", "Limits", "Pack", "SignatureReport", "SkillPackError",
+    "TensorInfo", "ValidationReport", "apply", "convert", "import_delta", "inspect", "open_applied", "open_pack",
+    "prove", "safe_open", "sign", "validate", "verify",
 }  # fmt: skip
 
 
