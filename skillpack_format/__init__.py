@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack_format.errors import SkillPackError
     from skillpack_format.limits import Limits
+    from skillpack_format.loaded.attaching import Attachment, attach, detach, switch
+    from skillpack_format.loaded.attaching import Options as AttachOptions
     from skillpack_format.opening import safe_open
     from skillpack_format.ops.application import ApplicationReport, apply, prove
     from skillpack_format.ops.application import Options as ApplyOptions
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "ApplicationReport": "ops.application",
     "ApplyOptions": "ops.application:Options",
+    "AttachOptions": "loaded.attaching:Options",
+    "Attachment": "loaded.attaching",
     "ConversionReport": "ops.conversion",
     "ConvertOptions": "ops.conversion:Options",
     "InspectionReport": "ops.inspection",
@@ -43,17 +47,22 @@ _HOMES = {
     "TensorInfo": "reader",
     "ValidationReport": "ops.validation",
     "apply": "ops.application",
+    "attach": "loaded.attaching",
     "convert": "ops.conversion",
+    "detach": "loaded.attaching",
     "inspect": "ops.inspection",
     "open_pack": "reader",
     "prove": "ops.application",
     "safe_open": "opening",
+    "switch": "loaded.attaching",
     "validate": "ops.validation",
 }
 
 __all__ = [
     "ApplicationReport",
     "ApplyOptions",
+    "AttachOptions",
+    "Attachment",
     "ConversionReport",
     "ConvertOptions",
     "InspectionReport",
@@ -63,11 +72,14 @@ __all__ = [
     "TensorInfo",
     "ValidationReport",
     "apply",
+    "attach",
     "convert",
+    "detach",
     "inspect",
     "open_pack",
     "prove",
     "safe_open",
+    "switch",
     "validate",
 ]
 

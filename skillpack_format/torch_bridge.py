@@ -1,4 +1,4 @@
-"""The only door to torch: its device as a bench, and packs whose deltas are torch tensors.
+"""The door to torch: its device as a bench, packs whose deltas are torch tensors, what threads and digests need there.
 
 Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. TF32 and
 reduced-precision accumulation are switched off around the one operation they could touch.
@@ -6,10 +6,12 @@ reduced-precision accumulation are switched off around the one operation they co
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from skillpack_format.arithmetic import NUMPY_BENCH, Bench, DeviceArray
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.reader import Pack
+
+_HASH_BYTES: Final = 1 << 26  # what a digest of GPU memory takes on the host at a time
+_LANES: Final = threading.local()  # each thread's CUDA streams, by device
 
 
 class TorchBench:
@@ -53,8 +58,53 @@ class TorchBench:
 
 
 def bench_on(device: str) -> Bench:
-    """The bench for ``--device``: numpy for cpu, torch for the rest."""
-    return NUMPY_BENCH if device == "cpu" else TorchBench(device)
+    """The bench for ``--device``: numpy for cpu, torch for the rest; ``cuda`` is the GPU with most free memory."""
+    if device == "cpu":
+        return NUMPY_BENCH
+    bench = TorchBench(device)
+    if device == "cuda":
+        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+        bench.device = torch.device("cuda", free.index(max(free)))
+    return bench
+
+
+def sha256_on(values: torch.Tensor) -> bytes:
+    """The SHA-256 of a contiguous tensor's bytes, from a GPU block by block through the host."""
+    digest = hashlib.sha256()
+    flat = values.view(-1).view(torch.uint8) if values.numel() else values.new_empty(0, dtype=torch.uint8)
+    for block in torch.split(flat, _HASH_BYTES):
+        digest.update(block.cpu().numpy().data)
+    return digest.digest()
+
+
+@contextmanager
+def lane(device: torch.device) -> Iterator[None]:
+    """A CUDA stream of the calling thread, waited for at the end: the work of several threads overlaps on the GPU.
+
+    ``settle`` comes before the first lane; a tensor made in a lane is used elsewhere after ``hand_over``.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    streams = _LANES.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch does not annotate it
+    stream = streams[device]
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+def settle(device: torch.device) -> None:
+    """Wait for all that the device has been asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def hand_over(values: torch.Tensor) -> None:
+    """Let the caller's stream use what a lane made: its memory is not given away before that is done."""
+    if values.is_cuda:
+        values.record_stream(torch.cuda.current_stream(values.device))
 
 
 class TorchPack(Pack):

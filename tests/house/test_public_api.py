@@ -16,9 +16,9 @@ import skillpack_format
 REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
-    "ApplicationReport", "ApplyOptions", "ConversionReport", "ConvertOptions", "InspectionReport", "Limits", "Pack",
-    "SkillPackError", "TensorInfo", "ValidationReport", "apply", "convert", "inspect", "open_pack", "prove",
-    "safe_open", "validate",
+    "ApplicationReport", "ApplyOptions", "AttachOptions", "Attachment", "ConversionReport", "ConvertOptions",
+    "InspectionReport", "Limits", "Pack", "SkillPackError", "TensorInfo", "ValidationReport", "apply", "attach",
+    "convert", "detach", "inspect", "open_pack", "prove", "safe_open", "switch", "validate",
 }  # fmt: skip
 
 
