@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from skillpack_format.limits import Limits
     from skillpack_format.loaded.attaching import Attachment, attach, detach, switch
     from skillpack_format.loaded.attaching import Options as AttachOptions
+    from skillpack_format.loaded.unmerged import Options as UnmergedOptions
+    from skillpack_format.loaded.unmerged import Unmerged, unmerged
     from skillpack_format.opening import safe_open
     from skillpack_format.ops.application import ApplicationReport, apply, prove
     from skillpack_format.ops.application import Options as ApplyOptions
@@ -45,6 +47,8 @@ _HOMES = {
     "Pack": "reader",
     "SkillPackError": "errors",
     "TensorInfo": "reader",
+    "Unmerged": "loaded.unmerged",
+    "UnmergedOptions": "loaded.unmerged:Options",
     "ValidationReport": "ops.validation",
     "apply": "ops.application",
     "attach": "loaded.attaching",
@@ -55,6 +59,7 @@ _HOMES = {
     "prove": "ops.application",
     "safe_open": "opening",
     "switch": "loaded.attaching",
+    "unmerged": "loaded.unmerged",
     "validate": "ops.validation",
 }
 
@@ -70,6 +75,8 @@ __all__ = [
     "Pack",
     "SkillPackError",
     "TensorInfo",
+    "Unmerged",
+    "UnmergedOptions",
     "ValidationReport",
     "apply",
     "attach",
@@ -80,6 +87,7 @@ __all__ = [
     "prove",
     "safe_open",
     "switch",
+    "unmerged",
     "validate",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid
 from skillpack_format.dtypes import Array, DType, numel
@@ -71,6 +71,23 @@ class Additive(Protocol):
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
         """Add the contribution to ``acc``: (block rows, cols) float64, in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """The matrices sum over k of scale[e, k] * outer(u[e, k], v[e, k]): a delta that need not be multiplied out."""
+
+    scale: NDArray[np.float64]  # (stack, rank)
+    u: NDArray[Any]  # (stack, rank, rows): int8 or float64
+    v: NDArray[Any]  # (stack, rank, cols), of the same dtype
+
+
+@runtime_checkable
+class Factored(Protocol):
+    """An additive component whose whole contribution is a sum of terms."""
+
+    def terms(self) -> tuple[Term, ...]:
+        """The terms, in the order in which ``add`` adds them."""
 
 
 class Rewriting(Protocol):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Term
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
@@ -66,6 +66,9 @@ class Adding:
             left, right = bench.float64(us), bench.float64(band.v[block.matrix])
             for k in range(us.shape[0]):
                 acc += left[k][:, None] * right[k]
+
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(Term(band.s, band.u, band.v) for band in self.bands)
 
 
 class Factors:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Term
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.lazy_numpy import np
@@ -54,6 +54,12 @@ class Adding:
             product = bench.product(left, bench.factor(each.v[block.matrix].T))  # (rows, cols)
             product *= float(each.scales[block.matrix])  # exact: 24 + 24 bits
             acc += product
+
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(
+            Term(np.repeat(each.scales.astype(np.float64)[:, None], each.u.shape[1], axis=1), each.u, each.v)
+            for each in self.slices
+        )
 
 
 class Lowrank:

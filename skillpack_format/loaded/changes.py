@@ -48,6 +48,13 @@ def identity_of(found: TensorIdentity | None) -> TensorIdentity:
     return found
 
 
+def entry_after(job: Job) -> Entry:
+    """What a job is to make, where the plan was made for a pack."""
+    if job.after is None:
+        raise AssertionError("a job of a plan without a pack")
+    return job.after
+
+
 def plan_changes(
     model: torch.nn.Module,
     before: Pack | None,

@@ -40,6 +40,27 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
     return made
 
 
+def subtract_on(
+    device: torch.device, result: torch.Tensor, kind: TensorKind, additive: Sequence[Additive]
+) -> torch.Tensor:
+    """The base as far as subtraction tells: ``result`` minus what ``additive`` add, rounded like a result.
+
+    Both (numel,) of the tensor's torch dtype. Nearly every element comes out right, for the change is small beside
+    the weight; which ones do not, only a comparison with the base can tell.
+    """
+    bench = TorchBench(str(device))
+    near = torch.empty_like(result)
+    for block in _blocks(Grid.of(kind.shape)):
+        source = result[block.items]
+        touched = _touched(additive, block, bench)
+        acc = -source.to(torch.float64).view(block.shape)
+        for component in additive:
+            component.add(acc, block, bench)
+        found = (-acc).view(-1).to(torch.float32).to(source.dtype)
+        near[block.items] = found if touched is None else torch.where(touched, found, source)
+    return near
+
+
 def _blocks(grid: Grid) -> Iterator[Block]:
     if grid.items:
         step = max(1, _BLOCK_ITEMS // grid.cols)

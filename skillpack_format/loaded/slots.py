@@ -53,7 +53,8 @@ class Slot:
 
     name: str  # on disk
     home: str  # the parameter or buffer it lies in; empty where the caller gave a view
-    first: int  # the row of ``home`` it begins at
+    first: int  # the row of ``whole`` it begins at
+    whole: torch.Tensor  # what the model holds
     tensor: torch.Tensor
 
     def __str__(self) -> str:
@@ -106,7 +107,7 @@ def find_slots(
     for name in rest:
         home = prefix.of(name)
         if home in present:
-            found[name] = Slot(name, home, 0, present[home].detach())
+            found[name] = Slot(name, home, 0, present[home].detach(), present[home].detach())
         else:
             found[name] = _fused_slot(name, prefix, present, wanted, fused)
     for name, slot in found.items():
@@ -165,18 +166,18 @@ class _Prefix:
 
 def _given(name: str, place: Place, present: Mapping[str, torch.Tensor]) -> Slot:
     if isinstance(place, torch.Tensor):
-        return Slot(name, "", 0, place.detach())
+        return Slot(name, "", 0, place.detach(), place.detach())
     home, *rows = (place,) if isinstance(place, str) else place
     if home not in present:
         raise error("base.missing", f"tensor {name!r}", f"names says {home!r}, which the model does not have")
     tensor = present[home].detach()
     if not rows:
-        return Slot(name, home, 0, tensor)
+        return Slot(name, home, 0, tensor, tensor)
     first, last = rows
     height = tensor.shape[0] if tensor.ndim else 0
     if not 0 <= first <= last <= height:
         raise error("base.kind", f"tensor {name!r}", f"names says rows {first} to {last} of {home!r}, it has {height}")
-    return Slot(name, home, first, tensor[first:last])
+    return Slot(name, home, first, tensor, tensor[first:last])
 
 
 def _prefix_for(
@@ -260,7 +261,7 @@ def _rows_of(name: str, home: str, tensor: torch.Tensor, heights: Sequence[int |
         first = total - own - sum(each or 0 for each in below)
     else:
         raise error("usage.argument", where, f"which rows of {home!r} it is cannot be told; say so with names")
-    return Slot(name, home, first, tensor[first : first + own])
+    return Slot(name, home, first, tensor, tensor[first : first + own])
 
 
 def _require_plain(slot: Slot) -> None:

@@ -31,20 +31,13 @@ reader writer
 ops.inspection ops.application
 ops.validation ops.conversion
 torch_bridge
-loaded.undo loaded.slots loaded.making
+loaded.undo loaded.slots loaded.factored loaded.making
 loaded.changes
 loaded.attaching
+loaded.unmerged
 opening
 __init__
 """
-ONLY = {  # a third-party package -> the modules that may import it
-    "torch": {"torch_bridge", "loaded.undo", "loaded.slots", "loaded.making", "loaded.changes", "loaded.attaching"},
-    "zstandard": {"codecs.zstd"},
-    "msgpack": {"wire"},
-    "jsonschema": {"ops.validation"},
-    "safetensors": {"stores.shards"},
-    "threadpoolctl": {"ops.conversion"},
-}
 TYPING_ONLY = {"typing_extensions", "_typeshed"}
 
 
@@ -53,6 +46,14 @@ def names_of(path: Path) -> str:
 
 
 MODULES = {names_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+ONLY = {  # a third-party package -> the modules that may import it
+    "torch": {"torch_bridge", *(name for name in MODULES if name.startswith("loaded."))},
+    "zstandard": {"codecs.zstd"},
+    "msgpack": {"wire"},
+    "jsonschema": {"ops.validation"},
+    "safetensors": {"stores.shards"},
+    "threadpoolctl": {"ops.conversion"},
+}
 DOORS = {name for name in MODULES if name.endswith(".__init__")}
 
 

@@ -17,8 +17,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
     "ApplicationReport", "ApplyOptions", "AttachOptions", "Attachment", "ConversionReport", "ConvertOptions",
-    "InspectionReport", "Limits", "Pack", "SkillPackError", "TensorInfo", "ValidationReport", "apply", "attach",
-    "convert", "detach", "inspect", "open_pack", "prove", "safe_open", "switch", "validate",
+    "InspectionReport", "Limits", "Pack", "SkillPackError", "TensorInfo", "Unmerged", "UnmergedOptions",
+    "ValidationReport", "apply", "attach", "convert", "detach", "inspect", "open_pack", "prove", "safe_open",
+    "switch", "unmerged", "validate",
 }  # fmt: skip
 
 
