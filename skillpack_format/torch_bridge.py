@@ -40,10 +40,10 @@ class TorchBench:
             raise error("unsupported.device", "", f"{device!r} has no float64; cpu and cuda have")
 
     def float64(self, values: NDArray[Any]) -> DeviceArray:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device).to(torch.float64)
+        return _from_numpy(values).to(self.device).to(torch.float64)
 
     def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
-        return torch.from_numpy(np.ascontiguousarray(codes)).to(self.device).to(torch.float32)
+        return _from_numpy(codes).to(self.device).to(torch.float32)
 
     def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
         with _exact_float32():
@@ -117,6 +117,11 @@ class TorchPack(Pack):
     def get_delta(self, name: str, bench: Bench | None = None) -> Any:
         """The change of a tensor as a float32 torch tensor; see ``Pack.get_delta``."""
         return torch.from_numpy(super().get_delta(name, bench or self._bench)).to(self._bench.device)
+
+
+def _from_numpy(values: NDArray[Any]) -> torch.Tensor:
+    """A tensor of the same memory, or of a copy where that is read-only or not in C order: torch takes neither."""
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 @contextmanager

@@ -13,7 +13,16 @@ import torch
 
 from skillpack_format.digest import PRINT_BYTES, TensorIdentity, TensorKind
 from skillpack_format.errors import error
-from skillpack_format.loaded.slots import Memory, Place, Slot, find_slots, memory_of, require_apart, tensors_of
+from skillpack_format.loaded.slots import (
+    Memory,
+    Place,
+    Slot,
+    find_slots,
+    is_plain,
+    memory_of,
+    require_apart,
+    tensors_of,
+)
 from skillpack_format.manifest import Entry, Manifest
 from skillpack_format.reader import Pack, change_of
 
@@ -79,7 +88,8 @@ def plan_changes(
     slots = find_slots(model, dict(sorted(wanted.items())), names, fused)
     shared: dict[Memory, list[str]] = {}
     for name, tensor in tensors_of(model).items():
-        shared.setdefault(memory_of(tensor), []).append(name)
+        if is_plain(tensor):
+            shared.setdefault(memory_of(tensor), []).append(name)
     old, new = (_leads(each, slots, shared) if each else {} for each in (before, after))
     jobs: list[Job] = []
     for memory in {**old, **new}:

@@ -81,6 +81,11 @@ def memory_of(tensor: torch.Tensor) -> Memory:
     return (*start, tensor.dtype, tuple(tensor.shape), strides)
 
 
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it is torch's own kind of tensor with memory of its own, not quantised, sharded or sparse."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+
+
 def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer under every name it has, so that ties appear as often as they are named."""
     found: dict[str, torch.Tensor] = dict(model.named_buffers(remove_duplicate=False))
@@ -107,7 +112,7 @@ def find_slots(
     for name in rest:
         home = prefix.of(name)
         if home in present:
-            found[name] = Slot(name, home, 0, present[home].detach(), present[home].detach())
+            found[name] = _whole(name, home, present[home])
         else:
             found[name] = _fused_slot(name, prefix, present, wanted, fused)
     for name, slot in found.items():
@@ -164,16 +169,24 @@ class _Prefix:
         return self.adds + name.removeprefix(self.lacks)
 
 
+def _whole(name: str, home: str, tensor: torch.Tensor) -> Slot:
+    if not is_plain(tensor):
+        what = f"{type(tensor).__name__} of layout {tensor.layout}"
+        message = f"the model has it as {what}: quantised, sharded, sparse or not loaded; load the base plainly"
+        raise error("unsupported.operation", f"tensor {name!r}", message)
+    return Slot(name, home, 0, tensor.detach(), tensor.detach())
+
+
 def _given(name: str, place: Place, present: Mapping[str, torch.Tensor]) -> Slot:
     if isinstance(place, torch.Tensor):
-        return Slot(name, "", 0, place.detach(), place.detach())
+        return _whole(name, "", place)
     home, *rows = (place,) if isinstance(place, str) else place
     if home not in present:
         raise error("base.missing", f"tensor {name!r}", f"names says {home!r}, which the model does not have")
-    tensor = present[home].detach()
+    slot = _whole(name, home, present[home])
     if not rows:
-        return Slot(name, home, 0, tensor, tensor)
-    first, last = rows
+        return slot
+    tensor, (first, last) = slot.tensor, rows
     height = tensor.shape[0] if tensor.ndim else 0
     if not 0 <= first <= last <= height:
         raise error("base.kind", f"tensor {name!r}", f"names says rows {first} to {last} of {home!r}, it has {height}")
@@ -240,7 +253,7 @@ def _fused_slot(
             if word not in parts or home not in present:
                 continue
             heights = [_height(wanted.get(".".join([*words[:k], part, *words[k + 1 :]]))) for part in parts]
-            return _rows_of(name, home, present[home].detach(), heights, list(parts).index(word))
+            return _rows_of(_whole(name, home, present[home]), heights, list(parts).index(word))
     raise error("base.missing", f"tensor {name!r}", f"the model has no tensor {prefix.of(name)!r}")
 
 
@@ -248,11 +261,11 @@ def _height(kind: TensorKind | None) -> int | None:
     return kind.shape[0] if kind is not None and kind.shape else None
 
 
-def _rows_of(name: str, home: str, tensor: torch.Tensor, heights: Sequence[int | None], at: int) -> Slot:
+def _rows_of(slot: Slot, heights: Sequence[int | None], at: int) -> Slot:
+    tensor, home, where = slot.tensor, slot.home, str(slot)
     total = tensor.shape[0] if tensor.ndim else 0
     known = [each for each in heights if each is not None]
     above, below, own = heights[:at], heights[at + 1 :], heights[at]
-    where = f"tensor {name!r}"
     if own is None or sum(known) > total or (len(known) == len(heights) and sum(known) != total):
         raise error("base.kind", where, f"its parts do not fill {home!r} of {total} rows; say where with names")
     if None not in above:
@@ -261,20 +274,16 @@ def _rows_of(name: str, home: str, tensor: torch.Tensor, heights: Sequence[int |
         first = total - own - sum(each or 0 for each in below)
     else:
         raise error("usage.argument", where, f"which rows of {home!r} it is cannot be told; say so with names")
-    return Slot(name, home, first, tensor, tensor[first : first + own])
+    return Slot(slot.name, home, first, tensor, tensor[first : first + own])
 
 
 def _require_plain(slot: Slot) -> None:
     """Only memory that holds the tensor's own elements, once each, can be read and written bit by bit."""
-    tensor = slot.tensor
-    owner = type(tensor)
-    fault = None
-    if owner is not torch.Tensor:
-        fault = f"it is wrapped as {owner.__name__}: quantised or sharded; load the base plainly"
-    elif tensor.is_meta:
+    tensor, fault = slot.tensor, None
+    if tensor.is_meta:
         fault = "it is on the meta device: its weights are not loaded"
-    elif tensor.layout is not torch.strided or tensor.is_quantized:
-        fault = "it is sparse or quantised; load the base plainly"
+    elif tensor.is_quantized:
+        fault = "it is quantised; load the base plainly"
     elif tensor.is_inference():
         fault = "it was made in inference mode and cannot be changed in place"
     elif any(stride == 0 and dim > 1 for stride, dim in zip(tensor.stride(), tensor.shape, strict=True)):

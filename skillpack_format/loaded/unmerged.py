@@ -23,7 +23,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.loaded.attaching import made_for, require_expected
 from skillpack_format.loaded.changes import Job, entry_after, plan_changes
 from skillpack_format.loaded.factored import FactoredDelta, factored
-from skillpack_format.loaded.slots import FUSED, Memory, Place, Slot, memory_of
+from skillpack_format.loaded.slots import FUSED, Memory, Place, Slot, is_plain, memory_of
 from skillpack_format.progress import Progress, silent
 from skillpack_format.reader import Pack, open_pack
 
@@ -207,7 +207,7 @@ def _owners(model: Module) -> dict[Memory, list[_Owner]]:
     owners: dict[Memory, list[_Owner]] = {}
     for module in model.modules():
         for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
+            if tensor is not None and is_plain(tensor):
                 owners.setdefault(memory_of(tensor), []).append(_Owner(module, attribute, tensor.detach()))
     return owners
 
