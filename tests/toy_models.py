@@ -144,12 +144,12 @@ class _Slice:
         self.scales, self.u, self.v = np.array([scale], np.float32), u[None], v[None]
 
 
-def low_rank(what: TensorKind, seed: int, slices: int = 2, rank: int = 2) -> Encoded:
+def low_rank(what: TensorKind, seed: int, slices: int = 2, rank: int = 2, scale: float = 0.0002) -> Encoded:
     """``slices`` slices of random 4-bit codes, about a hundredth of what the weights of a ``Llama`` are."""
     random = np.random.default_rng(seed)
     made = [
         _Slice(
-            0.0002 / 4**k,
+            scale / 4**k,
             random.integers(-8, 8, (rank, what.shape[0])).astype(np.int8),
             random.integers(-8, 8, (rank, what.shape[1])).astype(np.int8),
         )

@@ -228,15 +228,16 @@ def _settle_in(site: _Site, owner: _Owner, job: Job, pack: Pack, options: Option
     terms = [each for component in change.additive if isinstance(component, Factored) for each in component.terms()]
     whole_delta = change.rewriting is None and all(isinstance(component, Factored) for component in change.additive)
     module, device = owner.module, job.slot.tensor.device
-    if whole_delta and owner.attribute == "weight" and (type(module) is torch.nn.Linear or _is_plain(module, job.slot)):
+    if (
+        whole_delta
+        and owner.attribute == "weight"
+        and (type(module) is torch.nn.Linear or _looks_rows_up(module, job.slot))
+    ):
         site.deltas.append((*rows, factored(terms, device)))
         return
     is_bias = type(module) is torch.nn.Linear and owner.attribute == "bias"
-    if not is_bias and (options.others == "refuse" or isinstance(module, _NEVER_CALLED)):
-        encodings = " and ".join(pack.info(entry.alias or entry.name).encodings)
-        holder = f"{type(module).__name__}.{owner.attribute}"
-        message = f"its change ({encodings}) of {holder} is no low-rank delta of a linear layer or an embedding"
-        raise error("unsupported.operation", str(job.slot), f"{message}; attach the pack, or let others be carried")
+    if not is_bias:
+        _require_carried(module, job.slot, " and ".join(pack.info(entry.alias or entry.name).encodings), options)
     made = made_for(pack, entry, job.slot.read(), job.slot, verify=options.verify)
     values = made.view(job.slot.tensor.dtype).view(job.slot.tensor.shape)
     if is_bias:
@@ -249,7 +250,19 @@ def _settle_in(site: _Site, owner: _Owner, job: Job, pack: Pack, options: Option
     own[owner.attribute] = held  # type: ignore[assignment]  # a tensor that needs no gradient does for a parameter
 
 
-def _is_plain(module: Module, slot: Slot) -> bool:
+def _require_carried(module: Module, slot: Slot, encodings: str, options: Options) -> None:
+    """Refuse a change that cannot be added to an output, unless it may be carried and its module can stand alone."""
+    fault = None
+    if options.others == "refuse":
+        fault = f"its change ({encodings}) in a {type(module).__name__} is no low-rank delta of a linear layer or an"
+        fault += " embedding; attach the pack, or let others be carried"
+    elif isinstance(module, _NEVER_CALLED) or any(True for _ in module.children()):
+        fault = f"a {type(module).__name__} cannot be run again with another tensor in it; attach the pack"
+    if fault is not None:
+        raise error("unsupported.operation", str(slot), fault)
+
+
+def _looks_rows_up(module: Module, slot: Slot) -> bool:
     """Whether it is an embedding that looks rows up and nothing else, and the tensor all of its weight."""
     is_embedding = type(module) is torch.nn.Embedding and module.max_norm is None
     return is_embedding and slot.tensor.shape == slot.whole.shape
