@@ -45,6 +45,7 @@ SHARE: Final = 0.01  # of the weights' bytes that the low-rank codes take
 BITS: Final = 4
 RUNS: Final = 5
 ROWS: Final = 16  # of the batch that mixes packs
+GAP: Final = chr(10) * 2
 BF16: Final = DTYPES["BF16"]
 Bits = np.ndarray[tuple[int, ...], np.dtype[np.uint16]]
 
@@ -156,11 +157,14 @@ def _made(bits: Bits, kind: TensorKind, encoded: Encoded) -> Any:
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
+    """On a GPU the time that passes; on a CPU the time that the processor works for this process, which other
+    processes disturb less."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
     _settle(device)
-    start = time.perf_counter()
+    start = clock()
     work()
     _settle(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def median(work: Callable[[], Any], device: str, runs: int = RUNS) -> float:
@@ -312,12 +316,14 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[str, bool]:
     text = [
         f"{options.layers} layer(s) of 8B shape in bfloat16, {nbytes:,} bytes of weights, on {_name(device)}. "
         f"Reading and writing all of them once (`copy_`): {_ms(roofline)}, which is 1x below. "
-        f"Load of the machine at the start: {load:.1f} on {os.cpu_count()} cores"
-        + ("; above 1 a core, times of the CPU say little." if load > (os.cpu_count() or 1) else "."),
+        f"Load of the machine at the start: {load:.1f} on {os.cpu_count()} cores.",
+        "Times are of the processor, all threads together, and not of the clock on the wall."
+        if device == "cpu"
+        else "",
         "**CUDA is unmeasured**: no GPU was at hand." if device == "cpu" else "",
-        "## In place\n\n" + _in_place(model, low, exact, options, nbytes, roofline),
-        "## Unmerged\n\n" + _beside(model, low, device, nbytes),
-        "## PEFT\n\n" + _peft(options, roofline),
+        "## In place" + GAP + _in_place(model, low, exact, options, nbytes, roofline),
+        "## Unmerged" + GAP + _beside(model, low, device, nbytes),
+        "## PEFT" + GAP + _peft(options, roofline),
     ]
     detached, kept = cycles(options.cycles, device, folder)
     outcome = "the base's exact checkpoint digest" if kept else "**another checkpoint than the base**"
@@ -325,7 +331,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[str, bool]:
         f"## Cycles\n\n{options.cycles} packs attached or switched to in random order among three (two low rank, one "
         f"`ulp`), {detached} detachings between, on a layer an eighth as wide: at the end {outcome}."
     )
-    return "\n\n".join(each for each in text if each), kept
+    return GAP.join(each for each in text if each), kept
 
 
 def _in_place(
@@ -367,9 +373,7 @@ def _beside(model: nn.Module, packs: Sequence[Path], device: str, nbytes: int) -
         rows.append([what, _ms(each), f"{each / base:.2f}x"])
     report.show("Unmerged", headers, rows)
     head = f"Low-rank packs beside the weights; one takes {share:.2%} of the weights' bytes, its codes of {BITS} bits "
-    return head + "kept as bytes.
-
-" + report.markdown(headers, rows)
+    return head + "kept as bytes." + GAP + report.markdown(headers, rows)
 
 
 def _peft(options: argparse.Namespace, roofline: float) -> str:

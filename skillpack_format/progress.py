@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from skillpack_format.errors import error
@@ -21,7 +21,7 @@ def silent(what: str, done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
-def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> Iterator[tuple[Job, Done]]:
+def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> Generator[tuple[Job, Done], None, None]:
     """``work(job)`` for every job, results in the order of the jobs, at most ``threads`` + 1 jobs in memory.
 
     The first exception ends it: jobs already running finish, the others are never started. Out of memory, on the host

@@ -7,9 +7,10 @@ tensors a pack lists are read (spec/apply.md, "Applying to loaded tensors"): the
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -171,31 +172,36 @@ class _Change:
 
     def carry_out(self, plan: Sequence[Job], progress: Progress) -> dict[str, Undo]:
         """Make and write every tensor; on any failure put back what was written. The undos of ``after``."""
-        total, done = sum(job.nbytes for job in plan), 0
-        written: list[Job] = []
-        begun: tuple[Job, torch.Tensor] | None = None
         for device in {job.slot.tensor.device for job in plan}:
             settle(device)
+        written: list[Job] = []
         try:
-            for job, (made, undo) in in_order(self._make, plan, self.options.threads):
-                if undo is not None and job.after is not None:
-                    self.made_undos[job.after.name] = undo
-                hand_over(made)
-                begun = job, made
-                job.slot.write(made)
-                written.append(job)
-                begun = None
-                done += job.nbytes
-                progress("attaching" if self.after else "detaching", done, total)
+            self._write_all(plan, written, progress)
         except BaseException as why:
-            if begun is not None and begun[0] not in written and torch.equal(begun[0].slot.read(), begun[1]):
-                written.append(begun[0])  # interrupted after the copy
-            begun = None
+            traceback.clear_frames(why.__traceback__)  # they hold tensors, and memory may be what is missing
             self._put_back(written, why)
             if isinstance(why, (MemoryError, torch.OutOfMemoryError)):
                 raise error("resource.memory", "model", "too little memory; it is as it was") from why
             raise
         return self.made_undos
+
+    def _write_all(self, plan: Sequence[Job], written: list[Job], progress: Progress) -> None:
+        """Carry out ``plan``; ``written`` is every job whose tensor has its new bits, whatever happens here."""
+        total, done = sum(job.nbytes for job in plan), 0
+        with closing(in_order(self._make, plan, self.options.threads)) as results:
+            for job, (made, undo) in results:
+                if undo is not None and job.after is not None:
+                    self.made_undos[job.after.name] = undo
+                hand_over(made)
+                try:
+                    job.slot.write(made)
+                    written.append(job)
+                except BaseException:
+                    if written[-1:] != [job] and torch.equal(job.slot.read(), made):
+                        written.append(job)  # interrupted after the copy
+                    raise
+                done += job.nbytes
+                progress("attaching" if self.after else "detaching", done, total)
 
     def _make(self, job: Job) -> tuple[torch.Tensor, Undo | None]:
         """The bits to write, and the way back to the base where they are a pack's."""

@@ -27,7 +27,7 @@ from skillpack_format.manifest import Entry, Manifest
 from skillpack_format.reader import Pack, change_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """One stretch of the model's memory: what it is and what it is to be. An entry of None means the base."""
 
