@@ -49,6 +49,10 @@ class TorchBench:
         with _exact_float32():
             return (left @ right).to(torch.float64)
 
+    def bits(self, patterns: NDArray[Any]) -> DeviceArray:
+        """Bit patterns as they are, on the device: unsigned integers of the same width."""
+        return _from_numpy(patterns).to(self.device)
+
     def index(self, positions: NDArray[np.int64]) -> DeviceArray:
         return torch.from_numpy(positions).to(self.device)
 

@@ -101,6 +101,14 @@ class Rewriting(Protocol):
         """The new bit patterns of the run of elements from ``first`` on, from the present ones ``bits``, flat."""
 
 
+@runtime_checkable
+class Placing(Protocol):
+    """A rewriting component that does not look at the present bits: a device needs only what it puts in their place."""
+
+    def placed(self, block: Block) -> tuple[NDArray[np.int64] | None, Array]:
+        """Positions within the flat block, None for all of them, and the bit patterns there."""
+
+
 class Encoding(Protocol):
     """The contract every module of this room signs with its constant ENCODING."""
 

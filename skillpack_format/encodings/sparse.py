@@ -58,6 +58,9 @@ class Replacing(_Placed):
         rewritten[positions] = values
         return rewritten
 
+    def placed(self, block: Block) -> tuple[Positions | None, Array]:
+        return self.within(block)
+
 
 class Adding(_Placed):
     """Values are finite float32."""

@@ -14,8 +14,9 @@ import torch
 from skillpack_format.arithmetic import Block, Grid
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import dtype_named
-from skillpack_format.encodings._base import Additive, Rewriting
+from skillpack_format.encodings._base import Additive, Placing, Rewriting
 from skillpack_format.errors import error
+from skillpack_format.loaded.slots import PATTERNS
 from skillpack_format.making import Change
 from skillpack_format.torch_bridge import TorchBench
 
@@ -35,7 +36,7 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
         if change.additive:
             bits = _add(bits, block, change.additive, bench, where)
         if change.rewriting is not None:
-            bits = _rewrite(bits, block, change.rewriting)
+            bits = _rewrite(bits, block, change.rewriting, bench)
         made[block.items] = bits
     return made
 
@@ -98,9 +99,15 @@ def _touched(additive: Sequence[Additive], block: Block, bench: TorchBench) -> t
     return mask
 
 
-def _rewrite(bits: torch.Tensor, block: Block, rewriting: Rewriting) -> torch.Tensor:
-    """The one step that goes through the host: torch has no arithmetic of unsigned integers to do it with."""
-    width = bits.element_size()
-    patterns = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}[width]
-    rewritten = rewriting.rewrite(bits.view(patterns).cpu().numpy(), block)
-    return torch.from_numpy(rewritten.copy()).view(bits.dtype).to(bits.device)
+def _rewrite(bits: torch.Tensor, block: Block, rewriting: Rewriting, bench: TorchBench) -> torch.Tensor:
+    """What is put in place travels to the device; what works on the present bits does so on the host."""
+    present = bits.view(PATTERNS[bits.element_size()])
+    if not isinstance(rewriting, Placing):
+        unsigned = present.cpu().numpy().view(f"<u{bits.element_size()}")
+        made: torch.Tensor = bench.bits(rewriting.rewrite(unsigned, block))
+        return made.view(bits.dtype)
+    positions, values = rewriting.placed(block)
+    placed: torch.Tensor = bench.bits(values).view(present.dtype)
+    if positions is not None:
+        placed = present.index_copy(0, bench.index(positions), placed)
+    return placed.view(bits.dtype)

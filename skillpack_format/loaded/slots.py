@@ -44,7 +44,7 @@ DTYPE_NAMES: Final[Mapping[torch.dtype, str]] = {
     torch.bool: "BOOL",
     torch.complex64: "C64",
 }
-_PATTERNS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+PATTERNS: Final[Mapping[int, torch.dtype]] = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Slot:
 
     def read(self) -> torch.Tensor:
         """The bit patterns: (numel,) signed integers of the element's width, C order; a view where it can be."""
-        return self.tensor.contiguous().view(_PATTERNS[self.tensor.element_size()]).reshape(-1)
+        return self.tensor.contiguous().view(PATTERNS[self.tensor.element_size()]).reshape(-1)
 
     def write(self, bits: torch.Tensor) -> None:
         """Set all bit patterns in one copy: whatever interrupts Python finds it done or not begun."""
-        patterns = self.tensor.view(_PATTERNS[self.tensor.element_size()])
+        patterns = self.tensor.view(PATTERNS[self.tensor.element_size()])
         patterns.copy_(bits.view(patterns.shape))
 
 
