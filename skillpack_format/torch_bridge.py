@@ -40,10 +40,10 @@ class TorchBench:
             raise error("unsupported.device", "", f"{device!r} has no float64; cpu and cuda have")
 
     def float64(self, values: NDArray[Any]) -> DeviceArray:
-        return _from_numpy(values).to(self.device).to(torch.float64)
+        return self._moved(values).to(torch.float64)
 
     def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
-        return _from_numpy(codes).to(self.device).to(torch.float32)
+        return self._moved(codes).to(torch.float32)
 
     def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
         with _exact_float32():
@@ -51,14 +51,22 @@ class TorchBench:
 
     def bits(self, patterns: NDArray[Any]) -> DeviceArray:
         """Bit patterns as they are, on the device: unsigned integers of the same width."""
-        return _from_numpy(patterns).to(self.device)
+        return self._moved(patterns)
 
     def index(self, positions: NDArray[np.int64]) -> DeviceArray:
-        return torch.from_numpy(positions).to(self.device)
+        return self._moved(positions)
 
     def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
         rounded: NDArray[np.float32] = acc.to(torch.float32).cpu().numpy()
         return rounded
+
+    def _moved(self, values: NDArray[Any]) -> torch.Tensor:
+        """``values`` on the device. From pinned memory a copy to a GPU goes on while the host decodes what is next."""
+        # torch takes no memory that is read-only, and gives a warning or an error
+        on_host = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        if self.device.type != "cuda":
+            return on_host
+        return on_host.pin_memory().to(self.device, non_blocking=True)
 
 
 def bench_on(device: str) -> Bench:
@@ -121,11 +129,6 @@ class TorchPack(Pack):
     def get_delta(self, name: str, bench: Bench | None = None) -> Any:
         """The change of a tensor as a float32 torch tensor; see ``Pack.get_delta``."""
         return torch.from_numpy(super().get_delta(name, bench or self._bench)).to(self._bench.device)
-
-
-def _from_numpy(values: NDArray[Any]) -> torch.Tensor:
-    """A tensor of the same memory, or of a copy where that is read-only or not in C order: torch takes neither."""
-    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 @contextmanager

@@ -148,6 +148,7 @@ def _attachment_of(model: torch.nn.Module) -> Attachment:
 
 def require_expected(plan: Sequence[Job], threads: int, progress: Progress) -> None:
     """Every tensor holds what it must before the first is written (base.content)."""
+    _settle(plan)
     total, done, wrong = sum(job.nbytes for job in plan), 0, []
     for job, digest in in_order(lambda job: sha256_on(job.slot.read()), plan, threads):
         done += job.nbytes
@@ -158,6 +159,12 @@ def require_expected(plan: Sequence[Job], threads: int, progress: Progress) -> N
         what = "it was changed since the pack was attached" if wrong[0].before else "it is not the base of this pack"
         message = f"{what}; {len(wrong)} of {len(plan)} tensors differ, this is the first"
         raise error("base.content", str(wrong[0]), message)
+
+
+def _settle(plan: Sequence[Job]) -> None:
+    """Wait for what the caller's streams still do to the tensors; other threads with other streams come next."""
+    for device in {job.slot.tensor.device for job in plan}:
+        settle(device)
 
 
 @dataclass(slots=True)
@@ -172,8 +179,7 @@ class _Change:
 
     def carry_out(self, plan: Sequence[Job], progress: Progress) -> dict[str, Undo]:
         """Make and write every tensor; on any failure put back what was written. The undos of ``after``."""
-        for device in {job.slot.tensor.device for job in plan}:
-            settle(device)
+        _settle(plan)
         written: list[Job] = []
         try:
             self._write_all(plan, written, progress)

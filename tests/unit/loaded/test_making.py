@@ -11,7 +11,7 @@ from builders import EXAMPLES, Case, bf16, change_of, f32, kind, made_directly, 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 
 from skillpack_format.dtypes import DTYPES, float32_to_bits  # noqa: E402
-from skillpack_format.encodings import sparse  # noqa: E402
+from skillpack_format.encodings import dense, sparse  # noqa: E402
 from skillpack_format.encodings._base import Encoded  # noqa: E402
 from skillpack_format.loaded import making  # noqa: E402
 from skillpack_format.loaded.slots import DTYPE_NAMES  # noqa: E402
@@ -87,6 +87,22 @@ def test_what_is_not_addressed_keeps_its_bits(device: str) -> None:
     case = same_kind("t", kind("F32", 1, 4), raw, at)
     assert made_on(device, case) == u32(0x7F800001, 0x3F800000, 0xFF800000, 0x80000000).tobytes()
     assert made_directly(case) == made_on(device, case)
+
+
+def placed(name: str, values: list[int]) -> list[Encoded]:
+    """Replacing all of four elements, and the second and the last."""
+    bits = np.array(values, DTYPES[name].bit_pattern)
+    few = sparse.placed(np.array([1, 3]), bits[[1, 3]], DTYPES[name], 4, "replace")
+    return [dense.replacement(bits, DTYPES[name]), few]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", sorted(TORCH_DTYPES))
+def test_values_of_any_dtype_are_put_in_place(name: str, device: str) -> None:
+    most = 1 if name == "BOOL" else (1 << min(DTYPES[name].bits, 63)) - 1
+    for encoded in placed(name, [0, most, 1, most // 2]):
+        case = same_kind("t", kind(name, 4), bytes(4 * DTYPES[name].itemsize), encoded)
+        assert made_on(device, case) == made_directly(case)
 
 
 @ALL
