@@ -105,8 +105,29 @@ class Rewriting(Protocol):
 class Placing(Protocol):
     """A rewriting component that does not look at the present bits: a device needs only what it puts in their place."""
 
-    def placed(self, block: Block) -> tuple[NDArray[np.int64] | None, Array]:
-        """Positions within the flat block, None for all of them, and the bit patterns there."""
+    def placed(self) -> tuple[NDArray[np.int64] | None, Array]:
+        """Positions in the flat tensor, None for all of them, and the bit patterns there."""
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """A rewriting component of steps along the line of ordered bit patterns, which a device can walk by itself."""
+
+    @property
+    def diff(self) -> Array:
+        """(numel,) zigzag codes, in the order of the file."""
+
+    @property
+    def dtype(self) -> DType:
+        """Of the tensor; its kind says what the line is."""
+
+    @property
+    def exponent_at(self) -> int | None:
+        """The lowest bit of the exponent by which codes are sorted, None where they are not."""
+
+    @property
+    def span(self) -> int:
+        """Elements that are sorted together."""
 
 
 class Encoding(Protocol):

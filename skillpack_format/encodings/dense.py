@@ -33,8 +33,8 @@ class Replacing:
     def rewrite(self, bits: Array, first: int) -> Array:
         return self.values[first : first + bits.size]
 
-    def placed(self, block: Block) -> tuple[NDArray[np.int64] | None, Array]:
-        return None, self.values[block.items]
+    def placed(self) -> tuple[NDArray[np.int64] | None, Array]:
+        return None, self.values
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,9 +57,14 @@ class Adding:
 
     def terms(self) -> tuple[Term, ...]:
         return tuple(
-            Term(np.repeat(each.scales.astype(np.float64)[:, None], each.u.shape[1], axis=1), each.u, each.v)
+            Term(_repeated(each.scales, each.u.shape[2]), each.u.swapaxes(1, 2), each.v.swapaxes(1, 2))
             for each in self.slices
         )
+
+
+def _repeated(scales: NDArray[np.float32], rank: int) -> NDArray[np.float64]:
+    """(stack,) to (stack, rank)."""
+    return np.repeat(scales.astype(np.float64)[:, None], rank, axis=1)
 
 
 class Lowrank:

@@ -58,8 +58,8 @@ class Replacing(_Placed):
         rewritten[positions] = values
         return rewritten
 
-    def placed(self, block: Block) -> tuple[Positions | None, Array]:
-        return self.within(block)
+    def placed(self) -> tuple[Positions | None, Array]:
+        return self.positions, self.values
 
 
 class Adding(_Placed):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from skillpack_format.errors import SkillPackError, error
@@ -274,7 +275,8 @@ def made_for(pack: Pack, entry: Entry, base: torch.Tensor, slot: Slot, *, verify
     if base.device.type == "cpu":
         data = base.view(torch.uint8).numpy().data
         proved = identity_of(entry.base).sha256
-        return torch.from_numpy(pack.get_tensor(source, data, base_sha256=proved)).view(base.dtype)
+        result = pack.get_tensor(source, data, base_sha256=proved)
+        return torch.from_numpy(np.require(result, requirements=["C", "W"])).view(base.dtype)
     change = pack.open_components(source)
     made = make_on(base.device, base.view(slot.tensor.dtype), kind, change, str(slot)).view(base.dtype)
     if verify and sha256_on(made) != identity_of(entry.result).sha256:

@@ -14,9 +14,10 @@ import torch
 from skillpack_format.arithmetic import Block, Grid
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import dtype_named
-from skillpack_format.encodings._base import Additive, Placing, Rewriting
+from skillpack_format.encodings._base import Additive, Placing, Rewriting, Stepping
 from skillpack_format.errors import error
 from skillpack_format.loaded.slots import PATTERNS
+from skillpack_format.loaded.stepping import step_on
 from skillpack_format.making import Change
 from skillpack_format.torch_bridge import TorchBench
 
@@ -35,10 +36,8 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
         bits = base[block.items]
         if change.additive:
             bits = _add(bits, block, change.additive, bench, where)
-        if change.rewriting is not None:
-            bits = _rewrite(bits, block, change.rewriting, bench)
         made[block.items] = bits
-    return made
+    return made if change.rewriting is None else _rewrite(made, change.rewriting, bench)
 
 
 def subtract_on(
@@ -99,15 +98,17 @@ def _touched(additive: Sequence[Additive], block: Block, bench: TorchBench) -> t
     return mask
 
 
-def _rewrite(bits: torch.Tensor, block: Block, rewriting: Rewriting, bench: TorchBench) -> torch.Tensor:
-    """What is put in place travels to the device; what works on the present bits does so on the host."""
+def _rewrite(bits: torch.Tensor, rewriting: Rewriting, bench: TorchBench) -> torch.Tensor:
+    """What the component holds travels to the device; one that no device knows works on the host."""
     present = bits.view(PATTERNS[bits.element_size()])
-    if not isinstance(rewriting, Placing):
+    if isinstance(rewriting, Placing):
+        positions, values = rewriting.placed()
+        made: torch.Tensor = bench.bits(values).view(present.dtype)
+        if positions is not None:
+            made = present.index_copy(0, bench.index(positions), made)
+    elif isinstance(rewriting, Stepping):
+        made = step_on(present, rewriting, bench)
+    else:
         unsigned = present.cpu().numpy().view(f"<u{bits.element_size()}")
-        made: torch.Tensor = bench.bits(rewriting.rewrite(unsigned, block))
-        return made.view(bits.dtype)
-    positions, values = rewriting.placed(block)
-    placed: torch.Tensor = bench.bits(values).view(present.dtype)
-    if positions is not None:
-        placed = present.index_copy(0, bench.index(positions), placed)
-    return placed.view(bits.dtype)
+        made = bench.bits(rewriting.rewrite(unsigned, 0)).view(present.dtype)
+    return made.view(bits.dtype)
