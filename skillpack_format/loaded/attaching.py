@@ -22,9 +22,10 @@ import torch
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.loaded.changes import Job, identity_of, plan_changes
-from skillpack_format.loaded.making import make_on, subtract_on
+from skillpack_format.loaded.making import make_on
 from skillpack_format.loaded.slots import FUSED, Place, Slot
 from skillpack_format.loaded.undo import Undo, undo_of
+from skillpack_format.loaded.unmaking import base_with, undo_with
 from skillpack_format.manifest import Entry
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
@@ -43,7 +44,7 @@ class Options:
 
     ``undo`` says how the base comes back. "device": what differs is kept beside the weights, about half of the
     changed bytes in 16-bit models and up to all of them in float32 ones. "host": the same in the host's memory.
-    "pack": sums are computed back from the pack, and next to nothing is kept; attaching and detaching take longer.
+    "pack": sums and ``ulp`` alone are computed back from the pack, and little is kept; it takes longer.
     With ``base``, the base's own checkpoint, nothing is kept and that is read.
     """
 
@@ -220,24 +221,22 @@ class _Change:
             made = made_for(self.after, job.after, base, job.slot, verify=self.options.verify)
             if self.options.base is not None:
                 return made, None
-            near = self._near(job.slot, self.after, job.after, made)
-            return made, undo_of(base, near, torch.device("cpu") if self.options.undo == "host" else made.device)
-
-    def _near(self, slot: Slot, pack: Pack, entry: Entry, made: torch.Tensor) -> torch.Tensor:
-        """What an undo starts from: the result's bits, or what subtraction makes of them."""
-        if self.options.undo != "pack":
-            return made
-        change = pack.open_components(entry.alias or entry.name)
-        if change.rewriting is not None:
-            return made
-        kind = identity_of(entry.result).kind
-        return subtract_on(made.device, made.view(slot.tensor.dtype), kind, change.additive).view(made.dtype)
+            if self.options.undo == "pack":
+                change = self.after.open_components(job.after.alias or job.after.name)
+                kind = identity_of(job.after.result).kind
+                return made, undo_with(change, base, made, kind, job.slot.tensor.dtype)
+            return made, undo_of(base, made, torch.device("cpu") if self.options.undo == "host" else made.device)
 
     def _base_of(self, slot: Slot, pack: Pack, entry: Entry, undos: Mapping[str, Undo]) -> torch.Tensor:
         """The base's bits of a tensor that has those of ``entry``'s result in ``pack``."""
         bits = slot.read()
         if self.options.base is None:
-            base = undos[entry.name].revert(self._near(slot, pack, entry, bits))
+            undo = undos[entry.name]
+            if self.options.undo == "pack":
+                change = pack.open_components(entry.alias or entry.name)
+                base = base_with(change, undo, bits, identity_of(entry.result).kind, slot.tensor.dtype)
+            else:
+                base = undo.revert(bits)
         else:
             base = _read_base(self.options.base, entry.name, self.options.limits).view(bits.dtype).to(bits.device)
         if self.options.verify or self.options.base is not None:

@@ -32,7 +32,7 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
     bench = TorchBench(str(device))
     shaped = Grid.of(kind.shape if dtype_named(kind.dtype).itemsize else (base.numel(),))
     made = torch.empty_like(base)
-    for block in _blocks(shaped):
+    for block in blocks(shaped):
         bits = base[block.items]
         if change.additive:
             bits = _add(bits, block, change.additive, bench, where)
@@ -40,28 +40,8 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
     return made if change.rewriting is None else _rewrite(made, change.rewriting, bench)
 
 
-def subtract_on(
-    device: torch.device, result: torch.Tensor, kind: TensorKind, additive: Sequence[Additive]
-) -> torch.Tensor:
-    """The base as far as subtraction tells: ``result`` minus what ``additive`` add, rounded like a result.
-
-    Both (numel,) of the tensor's torch dtype. Nearly every element comes out right, for the change is small beside
-    the weight; which ones do not, only a comparison with the base can tell.
-    """
-    bench = TorchBench(str(device))
-    near = torch.empty_like(result)
-    for block in _blocks(Grid.of(kind.shape)):
-        source = result[block.items]
-        touched = _touched(additive, block, bench)
-        acc = -source.to(torch.float64).view(block.shape)
-        for component in additive:
-            component.add(acc, block, bench)
-        found = (-acc).view(-1).to(torch.float32).to(source.dtype)
-        near[block.items] = found if touched is None else torch.where(touched, found, source)
-    return near
-
-
-def _blocks(grid: Grid) -> Iterator[Block]:
+def blocks(grid: Grid) -> Iterator[Block]:
+    """As ``Grid.blocks``, of the size that suits a device."""
     if grid.items:
         step = max(1, _BLOCK_ITEMS // grid.cols)
         for matrix in range(grid.stack):
@@ -73,7 +53,7 @@ def _add(
     source: torch.Tensor, block: Block, additive: Sequence[Additive], bench: TorchBench, where: str
 ) -> torch.Tensor:
     """START's bits where nothing was added, the rounded sum where something was."""
-    touched = _touched(additive, block, bench)
+    touched = touched_by(additive, block, bench)
     finite = torch.isfinite(source)
     if not bool((finite if touched is None else finite | ~touched).all()):
         raise error("payload.nonfinite", where, "the base holds NaN or infinity; only finite values can be added to")
@@ -87,7 +67,7 @@ def _add(
     return summed if touched is None else torch.where(touched, summed, source)
 
 
-def _touched(additive: Sequence[Additive], block: Block, bench: TorchBench) -> torch.Tensor | None:
+def touched_by(additive: Sequence[Additive], block: Block, bench: TorchBench) -> torch.Tensor | None:
     """A mask over the flat block of the elements that any component addresses; None for all of them."""
     mask = torch.zeros(block.items.stop - block.items.start, dtype=torch.bool, device=bench.device)
     for component in additive:

@@ -17,14 +17,31 @@ _SORTED_ITEMS: Final = 1 << 23  # sorted at a time: their ranks take 8 bytes eac
 
 def step_on(present: torch.Tensor, rewriting: Stepping, bench: TorchBench) -> torch.Tensor:
     """The new bit patterns from the present ones: both (numel,) signed integers of the element's width."""
-    codes: torch.Tensor = bench.bits(rewriting.diff).view(present.dtype)
-    if rewriting.exponent_at is not None:
-        codes = _unsorted(codes, present, rewriting.exponent_at, rewriting.span)
-    most = torch.iinfo(present.dtype).max
-    steps = ((codes >> 1) & most) ^ -(codes & 1)  # zigzag; the mask makes the shift a logical one
+    steps = _steps(present, rewriting, bench)
     if rewriting.dtype.kind != "float":
         return present + steps
     return _mirrored(_mirrored(present) + steps)
+
+
+def step_back_on(result: torch.Tensor, alike: torch.Tensor, rewriting: Stepping, bench: TorchBench) -> torch.Tensor:
+    """The inverse of ``step_on``. ``alike`` has the exponents of the bits that were stepped from."""
+    steps = _steps(alike, rewriting, bench)
+    if rewriting.dtype.kind != "float":
+        return result - steps
+    return _mirrored(_mirrored(result) - steps)
+
+
+def exponents_of(patterns: torch.Tensor, exponent_at: int) -> torch.Tensor:
+    """What sorted codes are sorted by: uint8 of the shape of ``patterns``."""
+    return ((patterns & torch.iinfo(patterns.dtype).max) >> exponent_at).to(torch.uint8)
+
+
+def _steps(alike: torch.Tensor, rewriting: Stepping, bench: TorchBench) -> torch.Tensor:
+    codes: torch.Tensor = bench.bits(rewriting.diff).view(alike.dtype)
+    if rewriting.exponent_at is not None:
+        codes = _unsorted(codes, alike, rewriting.exponent_at, rewriting.span)
+    most = torch.iinfo(alike.dtype).max
+    return ((codes >> 1) & most) ^ -(codes & 1)  # zigzag; the mask makes the shift a logical one
 
 
 def _mirrored(values: torch.Tensor) -> torch.Tensor:
@@ -48,5 +65,4 @@ def _unsorted(codes: torch.Tensor, present: torch.Tensor, exponent_at: int, span
 
 def _unsort(codes: torch.Tensor, present: torch.Tensor, exponent_at: int, found: torch.Tensor) -> None:
     """The same for spans side by side: (spans, items) each."""
-    exponents = ((present & torch.iinfo(present.dtype).max) >> exponent_at).to(torch.uint8)
-    found.scatter_(1, torch.argsort(exponents, dim=1, stable=True), codes)
+    found.scatter_(1, torch.argsort(exponents_of(present, exponent_at), dim=1, stable=True), codes)
