@@ -43,7 +43,7 @@ from skillpack_format.writer import PackWriter
 WIDTH, KV, WIDE = 4096, 1024, 14336  # a layer of Llama 3 8B
 SHARE: Final = 0.01  # of the weights' bytes that the low-rank codes take
 BITS: Final = 4
-RUNS: Final = 5
+CYCLED: Final = 16  # a layer this much narrower goes through the cycles
 ROWS: Final = 16  # of the batch that mixes packs
 GAP: Final = chr(10) * 2
 BF16: Final = DTYPES["BF16"]
@@ -167,7 +167,7 @@ def seconds(work: Callable[[], Any], device: str) -> float:
     return clock() - start
 
 
-def median(work: Callable[[], Any], device: str, runs: int = RUNS) -> float:
+def median(work: Callable[[], Any], device: str, runs: int) -> float:
     return statistics.median(seconds(work, device) for _ in range(runs))
 
 
@@ -176,19 +176,21 @@ def _settle(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def copying(model: nn.Module, device: str) -> float:
+def copying(model: nn.Module, device: str, runs: int) -> float:
     """The roofline: every weight read once and written once, by torch itself."""
     largest = max(weight.numel() for weight in model.parameters())
     room = torch.empty(largest, dtype=torch.bfloat16, device=device)
     work = [(room[: weight.numel()].view(weight.shape), weight) for weight in model.parameters()]
-    return median(lambda: [target.copy_(weight) for target, weight in work], device)
+    return median(lambda: [target.copy_(weight) for target, weight in work], device, runs)
 
 
-def merged(model: nn.Module, packs: Sequence[Path], options: skp.AttachOptions, device: str) -> dict[str, float]:
+def merged(
+    model: nn.Module, packs: Sequence[Path], options: skp.AttachOptions, device: str, runs: int
+) -> dict[str, float]:
     """Median seconds of attach, switch and detach, and the bytes that undo takes."""
     times: dict[str, list[float]] = {"attach": [], "switch": [], "detach": []}
     nbytes = 0
-    for _ in range(RUNS):
+    for _ in range(runs):
         times["attach"].append(seconds(lambda: skp.attach(model, packs[0], options), device))
         times["switch"].append(seconds(lambda: skp.switch(model, packs[1]), device))
         attachment = skp.switch(model, packs[1])
@@ -197,7 +199,7 @@ def merged(model: nn.Module, packs: Sequence[Path], options: skp.AttachOptions, 
     return {**{what: statistics.median(each) for what, each in times.items()}, "undo": nbytes}
 
 
-def forwards(model: nn.Module, packs: Mapping[str, Path], device: str) -> dict[str, float]:
+def forwards(model: nn.Module, packs: Mapping[str, Path], device: str, runs: int) -> dict[str, float]:
     """Median seconds of one forward pass: the base, one pack at batch 1, and a batch of ROWS that mixes packs."""
     width = next(model.parameters()).shape[1]
     one = torch.randn(1, 1, width, device=device).to(torch.bfloat16)
@@ -207,18 +209,18 @@ def forwards(model: nn.Module, packs: Mapping[str, Path], device: str) -> dict[s
         for what, batch in (("batch 1", one), (f"batch {ROWS}", many)):
             held.select(None)
             model(batch)
-            found[f"base, {what}"] = median(lambda batch=batch: model(batch), device, 3 * RUNS)
+            found[f"base, {what}"] = median(lambda batch=batch: model(batch), device, 3 * runs)
         held.select("a")
         model(one)
-        found["one pack, batch 1"] = median(lambda: model(one), device, 3 * RUNS)
+        found["one pack, batch 1"] = median(lambda: model(one), device, 3 * runs)
         mixed: list[str | None] = [("a", "b", None)[row % 3] for row in range(ROWS)]
         held.select(mixed)
         model(many)
-        found[f"two packs and the base mixed, batch {ROWS}"] = median(lambda: model(many), device, 3 * RUNS)
+        found[f"two packs and the base mixed, batch {ROWS}"] = median(lambda: model(many), device, 3 * runs)
     return found
 
 
-def peft_times(layers: int, shrink: int, device: str) -> dict[str, float]:
+def peft_times(layers: int, shrink: int, device: str, runs: int) -> dict[str, float]:
     """PEFT's LoRA adapters of the same rank on the same layers: merge, unmerge, unmerged forward; bits it loses."""
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - it may not be there
 
@@ -233,7 +235,7 @@ def peft_times(layers: int, shrink: int, device: str) -> dict[str, float]:
     found: dict[str, float] = {}
     with torch.inference_mode():
         tuned(one)
-        found["unmerged forward, batch 1"] = median(lambda: tuned(one), device, 3 * RUNS)
+        found["unmerged forward, batch 1"] = median(lambda: tuned(one), device, 3 * runs)
     found["merge_adapter"] = seconds(tuned.merge_adapter, device)
     found["unmerge_adapter"] = seconds(tuned.unmerge_adapter, device)
 
@@ -253,7 +255,7 @@ def peft_times(layers: int, shrink: int, device: str) -> dict[str, float]:
 
 def cycles(count: int, device: str, folder: Path) -> tuple[int, bool]:
     """``count`` packs attached or switched to, in random order with detachings between: is the base still itself?"""
-    model = Model(1, 8, device)
+    model = Model(1, CYCLED, device)
     packs = [
         write_pack(folder / f"cycle{k}.skp", model, encode, k) for k, encode in enumerate((low_rank, nudged, low_rank))
     ]
@@ -287,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=1, help="of 8B shape; the model has 32 (default: %(default)s)")
     parser.add_argument("--shrink", type=int, default=1, help="divide every dimension by this (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=1000)
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -312,7 +315,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[str, bool]:
     nbytes = sum(weight.nbytes for weight in model.parameters())
     low = [write_pack(folder / f"low{seed}.skp", model, low_rank, seed) for seed in (1, 2)]
     exact = [write_pack(folder / f"ulp{seed}.skp", model, nudged, seed) for seed in (1, 2)]
-    roofline = copying(model, device)
+    roofline = copying(model, device, options.runs)
     text = [
         f"{options.layers} layer(s) of 8B shape in bfloat16, {nbytes:,} bytes of weights, on {_name(device)}. "
         f"Reading and writing all of them once (`copy_`): {_ms(roofline)}, which is 1x below. "
@@ -322,14 +325,14 @@ def _measure(folder: Path, options: argparse.Namespace) -> tuple[str, bool]:
         else "",
         "**CUDA is unmeasured**: no GPU was at hand." if device == "cpu" else "",
         "## In place" + GAP + _in_place(model, low, exact, options, nbytes, roofline),
-        "## Unmerged" + GAP + _beside(model, low, device, nbytes),
+        "## Unmerged" + GAP + _beside(model, low, options, nbytes),
         "## PEFT" + GAP + _peft(options, roofline),
     ]
     detached, kept = cycles(options.cycles, device, folder)
     outcome = "the base's exact checkpoint digest" if kept else "**another checkpoint than the base**"
     text.append(
         f"## Cycles\n\n{options.cycles} packs attached or switched to in random order among three (two low rank, one "
-        f"`ulp`), {detached} detachings between, on a layer an eighth as wide: at the end {outcome}."
+        f"`ulp`), {detached} detachings between, on a layer 1/{CYCLED} as wide: at the end {outcome}."
     )
     return GAP.join(each for each in text if each), kept
 
@@ -351,21 +354,23 @@ def _in_place(
     rows = []
     for label, packs in (("low rank", low), ("ulp", exact)):
         for way, chosen in ways.items():
-            found = merged(model, packs, skp.AttachOptions(threads=options.threads, **chosen), options.device)
+            found = merged(
+                model, packs, skp.AttachOptions(threads=options.threads, **chosen), options.device, options.runs
+            )
             times = [f"{_ms(found[what])} ({found[what] / roofline:.1f}x)" for what in ("attach", "switch", "detach")]
             share = packs[0].stat().st_size / nbytes
             rows.append([f"{label}, {way}", f"{share:.2%}", *times, f"{found['undo'] / nbytes:.2%}"])
     report.show("In place", headers, rows)
     return (
-        "Medians of 5. Verified: the SHA-256 of every tensor before it is written, and of every tensor made.\n\n"
+        f"Medians of {options.runs}. Verified: the SHA-256 of every tensor before it is written, and of every tensor made.\n\n"
         + report.markdown(headers, rows)
     )
 
 
-def _beside(model: nn.Module, packs: Sequence[Path], device: str, nbytes: int) -> str:
+def _beside(model: nn.Module, packs: Sequence[Path], options: argparse.Namespace, nbytes: int) -> str:
     with skp.unmerged(model, {"a": packs[0]}) as held:
         share = held.nbytes("a") / nbytes
-    found = forwards(model, dict(zip("ab", packs, strict=True)), device)
+    found = forwards(model, dict(zip("ab", packs, strict=True)), options.device, options.runs)
     headers = ["forward", "time", "of the base at that batch"]
     rows = []
     for what, each in found.items():
@@ -379,7 +384,7 @@ def _beside(model: nn.Module, packs: Sequence[Path], device: str, nbytes: int) -
 def _peft(options: argparse.Namespace, roofline: float) -> str:
     if importlib.util.find_spec("peft") is None:
         return "Not installed: not measured."
-    found = peft_times(options.layers, options.shrink, options.device)
+    found = peft_times(options.layers, options.shrink, options.device, options.runs)
     lost = found.pop("lost")
     headers = ["PEFT, LoRA of the same rank", "time", "of the roofline"]
     rows = [[what, _ms(each), f"{each / roofline:.1f}x"] for what, each in found.items()]
