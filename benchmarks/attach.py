@@ -303,9 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> str:
-    chosen = (
-        f"--device {options.device} --layers {options.layers} --threads {options.threads} --cycles {options.cycles}"
-    )
+    chosen = f"--device {options.device} --layers {options.layers} --threads {options.threads}"
+    chosen += f" --runs {options.runs} --cycles {options.cycles}"
     return f"benchmarks.attach {chosen}" + (f" --shrink {options.shrink}" if options.shrink != 1 else "")
 
 
@@ -361,10 +360,10 @@ def _in_place(
             share = packs[0].stat().st_size / nbytes
             rows.append([f"{label}, {way}", f"{share:.2%}", *times, f"{found['undo'] / nbytes:.2%}"])
     report.show("In place", headers, rows)
-    return (
-        f"Medians of {options.runs}. Verified: the SHA-256 of every tensor before it is written, and of every tensor made.\n\n"
-        + report.markdown(headers, rows)
+    head = (
+        f"Medians of {options.runs}. Verified: the SHA-256 of every tensor before it is written, and of every one made."
     )
+    return head + GAP + report.markdown(headers, rows)
 
 
 def _beside(model: nn.Module, packs: Sequence[Path], options: argparse.Namespace, nbytes: int) -> str:

@@ -44,7 +44,7 @@ class Options:
 
     ``undo`` says how the base comes back. "device": what differs is kept beside the weights, about half of the
     changed bytes in 16-bit models and up to all of them in float32 ones. "host": the same in the host's memory.
-    "pack": sums and ``ulp`` alone are computed back from the pack, and little is kept; it takes longer.
+    "pack": sums and ``ulp`` alone are computed back from the pack, which stays open, and little is kept; slower.
     With ``base``, the base's own checkpoint, nothing is kept and that is read.
     """
 
