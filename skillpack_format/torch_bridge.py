@@ -1,7 +1,7 @@
 """The door to torch: its device as a bench, packs whose deltas are torch tensors, what threads and digests need there.
 
-Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. TF32 and
-reduced-precision accumulation are switched off around the one operation they could touch.
+Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. Products are
+made in float64: torch may make float32 ones in TF32 or bfloat16, by settings that belong to the whole process.
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ class TorchBench:
         return self._moved(values).to(torch.float64)
 
     def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
-        return self._moved(codes).to(torch.float32)
+        return self._moved(codes).to(torch.float64)
 
     def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        with _exact_float32():
-            return (left @ right).to(torch.float64)
+        return left @ right
 
     def bits(self, patterns: NDArray[Any]) -> DeviceArray:
         """Bit patterns as they are, on the device: unsigned integers of the same width."""
@@ -129,14 +128,3 @@ class TorchPack(Pack):
     def get_delta(self, name: str, bench: Bench | None = None) -> Any:
         """The change of a tensor as a float32 torch tensor; see ``Pack.get_delta``."""
         return torch.from_numpy(super().get_delta(name, bench or self._bench)).to(self._bench.device)
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """float32 matrix products in float32: no TF32, no reduced accumulation."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

@@ -107,6 +107,7 @@ def find_slots(
     """
     present = tensors_of(model)
     found = {name: _given(name, names[name], present) for name in wanted if name in names}
+    _require_own([slot for slot in found.values() if not slot.home], present)
     rest = [name for name in wanted if name not in found]
     prefix = _prefix_for(rest, present, fused)
     for name in rest:
@@ -156,6 +157,14 @@ def _require_disjoint(slots: Sequence[Slot], nbytes: int) -> None:
         if bool(mine.any()):
             raise error("unsupported.operation", str(slot), "it shares part of its memory with another tensor")
         mine.fill_(True)
+
+
+def _require_own(views: Sequence[Slot], present: Mapping[str, torch.Tensor]) -> None:
+    """A view the caller gave long ago may be of memory that the model has left since, when it was moved or loaded."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in present.values() if is_plain(tensor)} if views else set()
+    for slot in views:
+        if slot.tensor.untyped_storage().data_ptr() not in own:
+            raise error("base.missing", str(slot), "the view given in names is not, or no longer, memory of the model")
 
 
 @dataclass(frozen=True, slots=True, order=True)

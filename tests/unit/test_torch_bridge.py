@@ -62,16 +62,19 @@ def test_multiplies_integers_exactly() -> None:
     assert bench.product(bench.factor(left), bench.factor(right)).unique().tolist() == [float(1 << 24)]
 
 
-def test_leaves_the_settings_of_torch_as_they_were() -> None:
-    before = torch.backends.cuda.matmul.allow_tf32
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_no_setting_of_torch_makes_a_product_inexact(precision: str) -> None:
+    before = torch.get_float32_matmul_precision()
     try:
-        for setting in (True, False):
-            torch.backends.cuda.matmul.allow_tf32 = setting
-            bench = bridge.TorchBench("cpu")
-            bench.product(bench.factor(np.ones((1, 1), np.int8)), bench.factor(np.ones((1, 1), np.int8)))
-            assert torch.backends.cuda.matmul.allow_tf32 is setting
+        torch.set_float32_matmul_precision(precision)
+        bench = bridge.TorchBench("cpu")
+        left, right = np.full((64, 512), 127, np.int8), np.full((512, 64), -127, np.int8)
+        right[0] = 126
+        found = bench.product(bench.factor(left), bench.factor(right))
+        assert found.unique().tolist() == [127 * (126 - 127 * 511)]
+        assert torch.get_float32_matmul_precision() == precision
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)
 
 
 def test_rounds_to_float32_on_the_host() -> None:

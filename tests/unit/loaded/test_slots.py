@@ -122,6 +122,15 @@ def test_the_caller_gives_a_view() -> None:
     assert found["experts.2.up"].read().view(torch.float32).tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
 
 
+def test_refuses_a_view_of_memory_that_the_model_has_left() -> None:
+    model = torch.nn.ParameterDict({"experts": torch.nn.Parameter(torch.zeros(4, 2), requires_grad=False)})
+    view = model["experts"][:2]
+    wanted = {"first": kind("F32", 2, 2)}
+    find_slots(model, wanted, {"first": view})
+    model["experts"].data = model["experts"].data.clone()
+    assert "no longer" in refused("base.missing", find_slots, model, wanted, {"first": view}).message
+
+
 @pytest.mark.parametrize(
     ("place", "code"),
     [("nowhere", "base.missing"), (("lm_head.weight", 0, 99), "base.kind"), (("lm_head.weight", 3, 2), "base.kind")],
