@@ -106,6 +106,13 @@ def test_values_of_any_dtype_are_put_in_place(name: str, device: str) -> None:
         assert made_on(device, case) == made_directly(case)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_minus_zero_counts_as_plus_zero_where_something_is_added(device: str) -> None:
+    nothing = Encoded("dense", {"dtype": "BF16", "mode": "add"}, {"values": u16(0x8000, 0x0000)})
+    case = same_kind("t", kind("BF16", 1, 2), u16(0x8000, 0x8000).tobytes(), nothing)
+    assert made_on(device, case) == made_directly(case) == bytes(4)
+
+
 class Flipped:
     """A rewriting component of a sort that no device knows."""
 

@@ -63,6 +63,12 @@ def test_two_readings_are_refused_and_names_settles_it() -> None:
     assert homes(pair, wanted, weight="b.weight") == {"weight": "b.weight"}
 
 
+def test_a_name_as_it_is_comes_before_any_prefix() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.inner = torch.nn.Linear(2, 2)
+    assert homes(model, {"weight": kind("F32", 2, 2)}) == {"weight": "weight"}
+
+
 def test_nothing_wanted_nothing_found() -> None:
     assert find_slots(Llama(), {}, {}) == {}
 
