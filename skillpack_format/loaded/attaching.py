@@ -91,6 +91,8 @@ class Attachment:
         model = self._model()
         if model is None:
             raise error("usage.argument", "model", "it is no longer there")
+        if _ATTACHED.get(model, self) is not self:
+            raise error("usage.argument", "model", "it carries a pack that was attached anew; use that attachment")
         with ExitStack() as files:
             opened: Pack | None = pack if pack is None or isinstance(pack, Pack) else None
             if isinstance(pack, (str, Path)):

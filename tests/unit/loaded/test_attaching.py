@@ -205,6 +205,16 @@ def test_refuses_a_second_pack_and_none_to_detach(usual: Made) -> None:
     refused("usage.argument", skp.detach, model)
 
 
+def test_refuses_an_attachment_that_another_has_followed(usual: Made) -> None:
+    model = Llama()
+    old = skp.attach(model, usual.packs[0][0])
+    old.detach()
+    new = skp.attach(model, usual.packs[1][0], skp.AttachOptions(verify=False))
+    for call in (old.detach, lambda: old.switch(usual.packs[2][0])):
+        left_alone(model, "usage.argument", call)
+    new.detach()
+
+
 def test_refuses_an_unknown_way_back(usual: Made) -> None:
     model = Llama()
     (path, _), *_ = usual.packs
