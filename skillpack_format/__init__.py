@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack_format.errors import SkillPackError
     from skillpack_format.limits import Limits
+    from skillpack_format.loaded.attaching import Attachment, attach, detach, switch
+    from skillpack_format.loaded.attaching import Options as AttachOptions
+    from skillpack_format.loaded.unmerged import Options as UnmergedOptions
+    from skillpack_format.loaded.unmerged import Unmerged, unmerged
     from skillpack_format.opening import safe_open
     from skillpack_format.ops.application import ApplicationReport, apply, prove
     from skillpack_format.ops.application import Options as ApplyOptions
@@ -40,6 +44,8 @@ _HOMES = {
     "Applied": "ops.slices",
     "AppliedSlice": "ops.slices",
     "ApplyOptions": "ops.application:Options",
+    "AttachOptions": "loaded.attaching:Options",
+    "Attachment": "loaded.attaching",
     "ConversionReport": "ops.conversion",
     "ConvertOptions": "ops.conversion:Options",
     "ImportOptions": "ops.importing:Options",
@@ -50,9 +56,13 @@ _HOMES = {
     "SignatureReport": "signatures",
     "SkillPackError": "errors",
     "TensorInfo": "reader",
+    "Unmerged": "loaded.unmerged",
+    "UnmergedOptions": "loaded.unmerged:Options",
     "ValidationReport": "ops.validation",
     "apply": "ops.application",
+    "attach": "loaded.attaching",
     "convert": "ops.conversion",
+    "detach": "loaded.attaching",
     "import_delta": "ops.importing",
     "inspect": "ops.inspection",
     "open_applied": "ops.slices",
@@ -60,6 +70,8 @@ _HOMES = {
     "prove": "ops.application",
     "safe_open": "opening",
     "sign": "signatures",
+    "switch": "loaded.attaching",
+    "unmerged": "loaded.unmerged",
     "validate": "ops.validation",
     "verify": "signatures",
 }
@@ -69,6 +81,8 @@ __all__ = [
     "Applied",
     "AppliedSlice",
     "ApplyOptions",
+    "AttachOptions",
+    "Attachment",
     "ConversionReport",
     "ConvertOptions",
     "ImportOptions",
@@ -79,9 +93,13 @@ __all__ = [
     "SignatureReport",
     "SkillPackError",
     "TensorInfo",
+    "Unmerged",
+    "UnmergedOptions",
     "ValidationReport",
     "apply",
+    "attach",
     "convert",
+    "detach",
     "import_delta",
     "inspect",
     "open_applied",
@@ -89,6 +107,8 @@ __all__ = [
     "prove",
     "safe_open",
     "sign",
+    "switch",
+    "unmerged",
     "validate",
     "verify",
 ]

@@ -124,7 +124,7 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
         content = Content(f"{place} ({encoding.name})", encoding.parts(params, target), component.sha256)
         limits.require("tensor_bytes", sum(part.nbytes for part in content.parts), place)
         contents.append(content)
-        products += target.numel * encoding.terms(params)
+        products += target.numel * encoding.products(params)
     limits.require("tensor_products", products, where)
     _check_stack(entry, planned, target, where)
     return tuple(planned), contents

@@ -75,7 +75,7 @@ class Blockq:
     def span(self, params: Params) -> int | None:
         return None
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return 0
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
+from skillpack_format.encodings._base import (
+    Additive,
+    Encoded,
+    Encoding,
+    Parts,
+    PartSpec,
+    Rewriting,
+    Target,
+    Term,
+    Window,
+)
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
@@ -71,6 +81,9 @@ class Adding:
         e = slice(window.matrix, window.matrix + 1)
         return Adding(tuple(OpenBand(b.s[e], b.u[e, :, window.rows], b.v[e, :, window.cols]) for b in self.bands))
 
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(Term(band.s, band.u, band.v) for band in self.bands)
+
 
 class Factors:
     name = "factors"
@@ -94,7 +107,7 @@ class Factors:
     def span(self, params: Params) -> int | None:
         return None
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return sum(band.rank for band in params.bands)
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
