@@ -11,14 +11,14 @@ import { check, open, rendering } from './wire.mjs';
 export { Base, Refusal };
 export { writeSafetensors } from './safetensors.mjs';
 
-/** Stages 1 to 12. `padding: false` leaves the padding between segments, which lies in DATA, to whoever reads DATA. */
-export function openPack(file, { limits: given, padding = true } = {}) {
+/** Stages 1 to 12. */
+export function openPack(file, { limits: given } = {}) {
   const limits = makeLimits(given);
   const { packId, manifest: manifestBytes, storage: storageBytes, data } = readContainer(file, limits);
   check(manifestBytes, limits, 'MANIFEST');
   check(storageBytes, limits, 'STORAGE');
   const manifest = readManifest(manifestBytes, limits);
-  const storage = readStorage(storageBytes, manifest, data.length, padding ? data : null, limits);
+  const storage = readStorage(storageBytes, manifest, data.length, limits);
   return { packId, manifestBytes, storageBytes, manifest, storage, data, limits };
 }
 
@@ -32,7 +32,7 @@ const given = (base) => (typeof base === 'function' ? base() : base);
 
 /** The documents of a pack in their JSON rendering, as objects for JSON.stringify. */
 export function inspect(file, options = {}) {
-  const pack = openPack(file, { padding: false, ...options });
+  const pack = openPack(file, options);
   return { pack_id: pack.packId, manifest: rendering(open(pack.manifestBytes)), storage: rendering(open(pack.storageBytes)) };
 }
 
