@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -85,7 +86,11 @@ def questions(seed: str, chunk: int) -> list[Asked]:
 def straight(made: Made) -> list[Asked]:
     """A generated pack as it is, and what must come of it."""
     files = made.files
-    shown = {"pack_id": files.pack_id, "manifest": oracle.rendered(files.manifest), "storage": oracle.rendered(files.storage)}
+    shown = {
+        "pack_id": files.pack_id,
+        "manifest": oracle.rendered(files.manifest),
+        "storage": oracle.rendered(files.storage),
+    }
     right = None if made.codes else Answer("", made.listing())
     return [
         Asked(Question("apply", files.pack, files.base), "generated", False, right, made.codes),
@@ -102,7 +107,7 @@ class Node:
     def begin(self, asked: Sequence[Asked]) -> None:
         """Hand over a batch."""
         if self._process is None:
-            self._process = subprocess.Popen(["node", str(JS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._process = subprocess.Popen([_node(), str(JS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         blob, places, bases = bytearray(), [], {}
         for each in asked:
             question = each.question
@@ -133,6 +138,13 @@ class Node:
                 return [Answer("crash" if ready else "slow", "")] * count
             line += piece
         return [Answer(code, made) for code, made in json.loads(line)]
+
+
+def _node() -> str:
+    found = shutil.which("node")
+    if found is None:
+        raise SystemExit("node is not installed; it runs the reader js")
+    return found
 
 
 class SlowError(Exception):
@@ -191,7 +203,9 @@ def tally_one(tally: Tally, asked: Asked, answers: dict[str, Answer], place: str
     first = answers[library.NAME].code
     tally.packs += 1
     tally.counts["agreement", found] += 1
-    tally.counts["verdict", "refused" if first else "accepted", "generated" if asked.kind == "generated" else "mutated"] += 1
+    tally.counts[
+        "verdict", "refused" if first else "accepted", "generated" if asked.kind == "generated" else "mutated"
+    ] += 1
     tally.counts["operation", asked.question.op] += 1
     for kind in asked.kind.split("+"):
         tally.counts["mutation", kind] += 1
@@ -238,7 +252,9 @@ def keep(folder: Path, differing: Sequence[dict[str, Any]]) -> None:
         path = folder / each["place"].replace("/", "-").replace("#", "-")
         path.with_suffix(".skp").write_bytes(bytes.fromhex(each["pack"]))
         path.with_suffix(".safetensors").write_bytes(bytes.fromhex(each["base"]))
-        path.with_suffix(".json").write_text(json.dumps({k: v for k, v in each.items() if k not in ("pack", "base")}, indent=1))
+        path.with_suffix(".json").write_text(
+            json.dumps({k: v for k, v in each.items() if k not in ("pack", "base")}, indent=1)
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -260,9 +276,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for each in tally.differing:
             shown += 1
             if shown <= 40:
-                print(each["place"], each["op"], each["kind"], {k: v[0] or v[1][:80] for k, v in each["answers"].items()}, flush=True)
+                print(
+                    each["place"],
+                    each["op"],
+                    each["kind"],
+                    {k: v[0] or v[1][:80] for k, v in each["answers"].items()},
+                    flush=True,
+                )
         if done % 50 == 0:
-            print(f"{total.packs} packs, {total.packs / (time.monotonic() - begun):.0f}/s, {len(total.differing)} differ", flush=True)
+            print(
+                f"{total.packs} packs, {total.packs / (time.monotonic() - begun):.0f}/s, {len(total.differing)} differ",
+                flush=True,
+            )
         if asked.seconds and time.monotonic() - begun > asked.seconds:
             break
     seconds = time.monotonic() - begun
@@ -281,8 +306,8 @@ def page(total: Tally, seconds: float, asked: argparse.Namespace) -> str:
         "",
         f"    {command}{f' --first {asked.first}' if asked.first else ''}",
         "",
-        f"{total.packs} packs in {seconds / 60:.0f} minutes, {asked.workers} workers, Python {platform.python_version()}; "
-        f"{len(total.differing)} on which the library, `mini` and `js` differ.",
+        f"{total.packs} packs in {seconds / 60:.0f} minutes, {asked.workers} workers, "
+        f"Python {platform.python_version()}; {len(total.differing)} on which the library, `mini` and `js` differ.",
     ]
     titles = {
         "agreement": ("answers", "packs"), "verdict": ("verdict, origin", "packs"), "operation": ("operation", "packs"),

@@ -12,7 +12,7 @@ OPERATIONS: Final = {"apply": 82, "inspect": 10, "contents": 7, "validate": 1}  
 
 @dataclass(frozen=True)
 class Question:
-    """``op`` is apply (the whole result), inspect (both renderings), contents or validate (no base: stages 1 to 12, 14)."""
+    """``op`` is apply (the whole result), inspect (both renderings), contents or validate (no base)."""
 
     op: str
     pack: bytes

@@ -36,6 +36,10 @@ def agreement(answers: dict[str, Answer], is_lax: bool) -> str:
     if all(each.code for each in found):
         common = frozenset.intersection(*(stages_of(each.code) for each in found))
         return STAGE if common - {13} else DIFFER  # stage 13 has an order of its own: apply.verify
-    if is_lax and all(each.code in ("", "payload.frame") for each in found) and len({a.made for a in found if not a.code}) == 1:
+    if (
+        is_lax
+        and all(each.code in ("", "payload.frame") for each in found)
+        and len({a.made for a in found if not a.code}) == 1
+    ):
         return LAX
     return DIFFER

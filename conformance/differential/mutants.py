@@ -23,15 +23,41 @@ from conformance.assembler.edits import Pairs, Wire, encoded
 from conformance.generator import numbers
 from conformance.generator.packs import FILES, Made
 
-INTEGERS = (0, 1, 2, 3, 7, 8, 9, 15, 16, 31, 32, 63, 64, 65, 127, 128, 255, 256, 4096, 65535, 65536, 1 << 24, (1 << 24) + 1,
-            1 << 31, (1 << 32) - 1, 1 << 32, 1 << 53, 1 << 63, (1 << 64) - 1)  # fmt: skip
-WORDS = (
-    "raw", "zstd", "stream", "lanes", "add", "replace", "gap8", "gap16", "bitmap", "dense", "sparse", "blockq", "lowrank",
-    "factors", "ulp", "Q1", "Q8", "Q9", "skillpack/1", "skillpack/2", "other", "norm", "x-new", "", " ", "é", "\0",
-    *numbers.DTYPES, *FILES,
+INTEGERS = (
+    0, 1, 2, 3, 7, 8, 9, 15, 16, 31, 32, 63, 64, 65, 127, 128, 255, 256, 4096, 65535, 65536, 1 << 24, (1 << 24) + 1,
+    1 << 31, (1 << 32) - 1, 1 << 32, 1 << 53, 1 << 63, (1 << 64) - 1,
 )  # fmt: skip
-NO_VALUES = tuple(map(bytes.fromhex, ("c0", "c2", "c3", "ff", "e0", "ca00000000", "cb0000000000000000", "d000", "d1ffff", "d400aa", "c1", "cc01", "d90161", "c50000", "dc0000", "de0000", "a2c080", "a3eda080")))  # fmt: skip
-KEYS = ("alias", "base", "bits", "count", "dtype", "gaps", "group", "index", "mode", "packing", "result", "scale", "stats", "zero", "aa", "zz", "é")
+WORDS = (
+    *"raw zstd stream lanes add replace gap8 gap16 bitmap dense sparse blockq lowrank factors ulp Q1 Q8 Q9".split(),
+    *"skillpack/1 skillpack/2 other norm x-new".split(), "", " ", "é", "\0", *numbers.DTYPES, *FILES,
+)  # fmt: skip
+# values that the profile does not have, or not in this form
+NO_VALUES = [
+    bytes.fromhex(each)
+    for each in (
+        "c0 c2 c3 ff e0 ca00000000 cb0000000000000000 d000 d1ffff d400aa c1 "
+        "cc01 d90161 c50000 dc0000 de0000 a2c080 a3eda080"
+    ).split()
+]
+KEYS = (
+    "alias",
+    "base",
+    "bits",
+    "count",
+    "dtype",
+    "gaps",
+    "group",
+    "index",
+    "mode",
+    "packing",
+    "result",
+    "scale",
+    "stats",
+    "zero",
+    "aa",
+    "zz",
+    "é",
+)
 
 
 @dataclass
@@ -51,7 +77,9 @@ class Draft:
 
 
 def draft_of(made: Made) -> Draft:
-    return Draft(made, made.files.manifest, made.files.storage, made.files.data, contents_of(made.model), made.files.base)
+    return Draft(
+        made, made.files.manifest, made.files.storage, made.files.data, contents_of(made.model), made.files.base
+    )
 
 
 # ------------------------------------------------------------------------------------------------ documents
@@ -263,7 +291,9 @@ def promise_frames(draft: Draft, segment: int) -> None:
         for first in range(0, length, draft.storage["chunk_bytes"]):
             size = min(draft.storage["chunk_bytes"], length - first)
             try:
-                decoded += stored[k] if len(stored[k]) == size else zstandard.ZstdDecompressor().decompress(stored[k], size)
+                decoded += (
+                    stored[k] if len(stored[k]) == size else zstandard.ZstdDecompressor().decompress(stored[k], size)
+                )
             except zstandard.ZstdError:
                 return
             k += 1
@@ -325,7 +355,11 @@ def repair_result(draft: Draft) -> None:
 
 def mutate_results(rng: Random, draft: Draft) -> None:
     """The digest MANIFEST promises for a result, or has for a tensor of the base, or a print."""
-    spots = [p for p in paths(draft.manifest) if p and p[-1] in ("sha256", "digest", "prints") and is_filled(at(draft.manifest, p))]
+    spots = [
+        p
+        for p in paths(draft.manifest)
+        if p and p[-1] in ("sha256", "digest", "prints") and is_filled(at(draft.manifest, p))
+    ]
     path = pick(rng, spots)
     if path is not None:
         draft.manifest = changed(draft.manifest, path, lambda v: bytes([v[0] ^ 1 << rng.randrange(8)]) + v[1:])
@@ -364,11 +398,19 @@ def mutate_padding(rng: Random, draft: Draft) -> None:
 
 
 def mutate_preamble(rng: Random, draft: Draft) -> None:
-    lengths = {"manifest-length": len(draft.manifest_bytes), "storage-length": len(draft.storage_bytes), "data-length": len(draft.data)}
-    name = rng.choice(["major", "minor", "reserved", "reserved-2", "magic", "checksum", "manifest-digest", "storage-digest", *lengths])
+    lengths = {
+        "manifest-length": len(draft.manifest_bytes),
+        "storage-length": len(draft.storage_bytes),
+        "data-length": len(draft.data),
+    }
+    name = rng.choice(
+        ["major", "minor", "reserved", "reserved-2", "magic", "checksum", "manifest-digest", "storage-digest", *lengths]
+    )
     if name in lengths:
         length = lengths[name]
-        draft.preamble[name] = rng.choice([length + 1, max(0, length - 1), length ^ 1 << rng.randrange(63), rng.choice(INTEGERS)])
+        draft.preamble[name] = rng.choice(
+            [length + 1, max(0, length - 1), length ^ 1 << rng.randrange(63), rng.choice(INTEGERS)]
+        )
     elif name in ("major", "minor"):
         draft.preamble[name] = rng.choice([0, 1, 2, 255, 256, 65535])
     elif name == "checksum":
@@ -392,7 +434,11 @@ def mutate_base(rng: Random, draft: Draft) -> None:
     elif draw < 0.5 and oracle.numel(tensor.shape):
         change = {name: oracle.Tensor(tensor.dtype, [*tensor.shape, 1], tensor.data)}
     elif tensor.data:
-        change = {name: oracle.Tensor(tensor.dtype, tensor.shape, bytes([tensor.data[0] ^ 1 << rng.randrange(8)]) + tensor.data[1:])}
+        change = {
+            name: oracle.Tensor(
+                tensor.dtype, tensor.shape, bytes([tensor.data[0] ^ 1 << rng.randrange(8)]) + tensor.data[1:]
+            )
+        }
     else:
         change = {}
     draft.base = base_file(given, [draft.made.layout, Change(base=change)])

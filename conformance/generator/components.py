@@ -84,7 +84,9 @@ def blockq(rng: Random, shape: list[int]) -> Component:
     group = rng.choice([1, 2, 3, cols, cols + 1, 1 << 32])
     groups = stack * rows * -(-cols // group)
     top = (1 << (bits + 1)) - 2
-    zero = {"zero": rng.randint(0, top)} if rng.random() < 0.5 else {"zeros": [rng.randint(0, top) for _ in range(groups)]}
+    zero = (
+        {"zero": rng.randint(0, top)} if rng.random() < 0.5 else {"zeros": [rng.randint(0, top) for _ in range(groups)]}
+    )
     codes = quantised(rng, bits, oracle.numel(shape))
     return models.blockq(bits, codes, numbers.scales(rng, scale, groups), group, rng.choice(PACKINGS), scale, **zero)
 

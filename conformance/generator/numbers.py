@@ -10,7 +10,22 @@ from conformance.assemble import BINARY, WIDTH
 FLOATS = oracle.ARITHMETIC
 DTYPES = tuple(WIDTH)
 VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
-ODD_NAMES = ("__proto__", "constructor", "../up", "/abs", "C:\\x", "-rf", "a/b", "toString", "[bold]", "{0}", "%n", "0", "10", "9")
+ODD_NAMES = (
+    "__proto__",
+    "constructor",
+    "../up",
+    "/abs",
+    "C:\\x",
+    "-rf",
+    "a/b",
+    "toString",
+    "[bold]",
+    "{0}",
+    "%n",
+    "0",
+    "10",
+    "9",
+)
 
 
 def pattern(rng: Random, dtype: str) -> int:
@@ -95,7 +110,15 @@ def name(rng: Random) -> str:
 
 def text(rng: Random, most: int = 20) -> str:
     """Any text that UTF-8 can hold."""
-    ranges = ((0x20, 0x7E), (0x20, 0x7E), (0x00, 0x1F), (0x7F, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF))
+    ranges = (
+        (0x20, 0x7E),
+        (0x20, 0x7E),
+        (0x00, 0x1F),
+        (0x7F, 0x7FF),
+        (0x800, 0xD7FF),
+        (0xE000, 0xFFFF),
+        (0x10000, 0x10FFFF),
+    )
     return "".join(chr(rng.randint(*rng.choice(ranges))) for _ in range(rng.randint(0, most)))
 
 

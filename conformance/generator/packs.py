@@ -64,7 +64,10 @@ def _model(rng: Random) -> tuple[Model, tuple[str, ...]]:
     base = {name: _tensor(rng) for name in _names(rng, rng.choice([0, 1, 1, 2, 3]))}
     entries, given, codes = _entries(rng, base)
     files = {name: _file(rng) for name in rng.sample(FILES, rng.choice([0, 0, 0, 1, 1, 2]))}
-    metadata = {f"{rng.choice(['', 'a', 'z', 'Ab', '__proto__', '0', '10', '9'])}": numbers.text(rng) for _ in range(rng.randrange(3))}
+    metadata = {
+        f"{rng.choice(['', 'a', 'z', 'Ab', '__proto__', '0', '10', '9'])}": numbers.text(rng)
+        for _ in range(rng.randrange(3))
+    }
     model = Model(base, entries, "raw", 1 << rng.choice([12, 12, 12, 13, 16, 24]), metadata, files, given=given)
     _store(rng, model)
     return model, codes
@@ -116,11 +119,15 @@ def _entries(rng: Random, base: dict[str, Tensor]) -> tuple[list[Entry], dict[st
     return found, given, tuple(codes)
 
 
-def _entry(rng: Random, name: str, parts: list[Component] | None, result: Tensor | None, alias: str | None = None) -> Entry:
+def _entry(
+    rng: Random, name: str, parts: list[Component] | None, result: Tensor | None, alias: str | None = None
+) -> Entry:
     kind = None if result is None else (result.dtype, list(result.shape))
     stats = None
     if rng.random() < 0.2:
-        stats = {"changed": rng.choice([0, 5, (1 << 64) - 1])} | {k: rng.randbytes(4) for k in rng.sample(["error", "norm", "projection"], rng.randrange(4))}
+        stats = {"changed": rng.choice([0, 5, (1 << 64) - 1])} | {
+            k: rng.randbytes(4) for k in rng.sample(["error", "norm", "projection"], rng.randrange(4))
+        }
     module = numbers.name(rng) if rng.random() < 0.5 else ""
     return Entry(name, rng.choice(CLASSES), module, parts, kind, alias, stats)
 
@@ -161,7 +168,11 @@ def _kind(rng: Random, before: Tensor | None) -> tuple[str, list[int]]:
 def _components(rng: Random, before: Tensor | None, dtype: str, shape: list[int]) -> list[Component]:
     if oracle.numel(shape) == 0:
         return []
-    may_be_none = before is not None and oracle.is_compatible(before, dtype, shape) and (before.dtype, before.shape) != (dtype, shape)
+    may_be_none = (
+        before is not None
+        and oracle.is_compatible(before, dtype, shape)
+        and (before.dtype, before.shape) != (dtype, shape)
+    )
     return [] if may_be_none and rng.random() < 0.2 else components.listed(rng, dtype, shape)
 
 

@@ -2,8 +2,8 @@
 
 Blocks of any size, raw, RLE and compressed ones mixed, empty ones among them; literals raw, RLE, Huffman coded in one
 or four streams, with a tree written directly, as FSE, or taken from the block before; sequences with the predefined, an
-RLE, a described or a repeated table; headers longer than they need to be; windows from 1 KiB on. What is not legal is in
-``assembler/frames.py``; the words are those of the RFC.
+RLE, a described or a repeated table; headers longer than they need to be; windows from 1 KiB on. What is not legal is
+in ``assembler/frames.py``; the words are those of the RFC.
 """
 
 from __future__ import annotations
@@ -287,18 +287,20 @@ def huffman_section(frame: Frame, data: bytes) -> bytes | None:
 
 
 @dataclass(frozen=True)
-class Sequence_:
+class Copy:
+    """A sequence: so many literals, then ``match`` bytes from ``offset`` bytes back."""
+
     literals: int
     offset: int
     match: int
 
 
-def found_sequences(rng: Random, whole: bytes, first: int, end: int, window: int) -> tuple[list[Sequence_], bytes]:
+def found_sequences(rng: Random, whole: bytes, first: int, end: int, window: int) -> tuple[list[Copy], bytes]:
     """Matches of ``whole[first:end]`` with anything before, and the literals left over."""
     seen: dict[bytes, list[int]] = {}
     for k in range(max(0, first - window), first):
         seen.setdefault(whole[k : k + 3], []).append(k)
-    sequences: list[Sequence_] = []
+    sequences: list[Copy] = []
     literals = bytearray()
     at, run = first, 0
     while at < end:
@@ -310,7 +312,7 @@ def found_sequences(rng: Random, whole: bytes, first: int, end: int, window: int
             while at + length < end and whole[place + length] == whole[at + length]:
                 length += 1
             length = length if rng.random() < 0.7 else rng.randint(3, length)
-            sequences.append(Sequence_(run, at - place, length))
+            sequences.append(Copy(run, at - place, length))
             run = 0
         else:
             literals.append(whole[at])
@@ -322,7 +324,7 @@ def found_sequences(rng: Random, whole: bytes, first: int, end: int, window: int
     return sequences, bytes(literals)
 
 
-def offset_value(rng: Random, offsets: list[int], sequence: Sequence_) -> int:
+def offset_value(rng: Random, offsets: list[int], sequence: Copy) -> int:
     """What stands for the offset: it itself plus 3, or a repeat of one of the last three, which are updated."""
     candidates = offsets if sequence.literals else [offsets[1], offsets[2], offsets[0] - 1]
     value = sequence.offset + 3
@@ -372,7 +374,7 @@ def chosen_table(frame: Frame, kind: str, codes: Sequence[int]) -> tuple[int, by
     return 2, described(log, counts), Table.of(log, counts)
 
 
-def sequences_section(frame: Frame, sequences: Sequence[Sequence_]) -> bytes:
+def sequences_section(frame: Frame, sequences: Sequence[Copy]) -> bytes:
     count = len(sequences)
     if count == 0:
         return b"\0"
@@ -381,17 +383,28 @@ def sequences_section(frame: Frame, sequences: Sequence[Sequence_]) -> bytes:
         value = offset_value(frame.rng, frame.offsets, each)
         power = value.bit_length() - 1
         coded.append(
-            (code_of(each.literals, LITERAL_LENGTHS), (power, value - (1 << power), power), code_of(each.match, MATCH_LENGTHS))
+            (
+                code_of(each.literals, LITERAL_LENGTHS),
+                (power, value - (1 << power), power),
+                code_of(each.match, MATCH_LENGTHS),
+            )
         )
     picked = [chosen_table(frame, kind, [row[k][0] for row in coded]) for k, kind in enumerate(PREDEFINED)]
     for kind, (_, _, table) in zip(PREDEFINED, picked, strict=True):
         frame.tables[kind] = table
     head = bytes([count]) if count < 128 and frame.rng.random() < 0.9 else None
     if head is None:
-        head = bytes([128 + (count >> 8), count & 255]) if count < 0x7F00 else b"\xff" + (count - 0x7F00).to_bytes(2, "little")
+        head = (
+            bytes([128 + (count >> 8), count & 255])
+            if count < 0x7F00
+            else b"\xff" + (count - 0x7F00).to_bytes(2, "little")
+        )
     modes = picked[0][0] << 6 | picked[1][0] << 4 | picked[2][0] << 2
-    return head + bytes([modes]) + b"".join(description for _, description, _ in picked) + sequence_bits(
-        frame.rng, coded, [table for _, _, table in picked]
+    return (
+        head
+        + bytes([modes])
+        + b"".join(description for _, description, _ in picked)
+        + sequence_bits(frame.rng, coded, [table for _, _, table in picked])
     )
 
 
@@ -448,7 +461,9 @@ def compressed(rng: Random, data: bytes) -> bytes:
     while at < len(data) or not blocks:
         if rng.random() < 0.06:
             blocks += block(RAW, b"", 0, last=False)
-        size = min(len(data) - at, most, rng.choice([len(data), len(data), rng.randint(1, len(data)), rng.randint(1, 40)]))
+        size = min(
+            len(data) - at, most, rng.choice([len(data), len(data), rng.randint(1, len(data)), rng.randint(1, 40)])
+        )
         piece = data[at : at + size]
         last = at + size == len(data)
         choice = rng.random()

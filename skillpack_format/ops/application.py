@@ -7,7 +7,7 @@ when the base as a whole was the right one. No model class is loaded; memory is 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from skillpack_format.durable import (
 )
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.listing import content_fault, is_expected, kind_fault, kind_of, listing_of, result_of
+from skillpack_format.listing import content_fault, is_expected, kind_fault, listing_of, result_of
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
 from skillpack_format.sources import SourceFile
@@ -165,7 +165,6 @@ class _Chain:
             fault = kind_fault(pack.manifest, specs)
             if fault is not None:
                 raise fault
-            _require_alias_targets(pack, specs)
             for entry in pack.manifest.tensors:
                 if entry.result is None:
                     specs.pop(entry.name, None)
@@ -249,17 +248,6 @@ class _Chain:
             raise fault
         for pack in self.packs:
             listing = result_of(pack.manifest, listing)
-
-
-def _require_alias_targets(pack: Pack, specs: Mapping[str, TensorSpec]) -> None:
-    """An alias of a tensor that the pack leaves alone: the base must have it, of the same kind (manifest.alias)."""
-    for entry in pack.manifest.tensors:
-        if entry.alias is None or entry.result is None or entry.alias in pack.entries:
-            continue
-        target = specs.get(entry.alias)
-        if target is None or kind_of(target) != entry.result.kind:
-            message = f"it is to be {entry.alias!r}, which the base does not have as {entry.result.kind}"
-            raise error("manifest.alias", f"tensor {entry.name!r}", message)
 
 
 def _scaled(base: Bytes, made: Any, before: TensorKind, after: TensorKind, scale: float, name: str) -> Any:
