@@ -223,6 +223,7 @@ _WORKER: list[Worker] = []
 
 
 def _start(seed: str, folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
     own = Path(folder) / str(os.getpid())
     own.mkdir()
     _WORKER.append(Worker(seed, own))
@@ -242,7 +243,7 @@ def run(seed: str, first: int, chunks: int, workers: int) -> Iterator[Tally]:
             yield from map(_chunk, numbers)
             return
         with get_context("fork").Pool(workers, _start, (seed, folder)) as pool:
-            yield from pool.imap_unordered(_chunk, numbers)
+            yield from pool.imap(_chunk, numbers)  # in order, so that a run that is stopped has a beginning of them
 
 
 def keep(folder: Path, differing: Sequence[dict[str, Any]]) -> None:
@@ -269,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     chunks = -(-asked.packs // CHUNK)
     total, begun, shown = Tally(), time.monotonic(), 0
-    for done, tally in enumerate(run(asked.seed, asked.first, chunks, asked.workers), 1):
+    for done, tally in enumerate(_until_interrupted(run(asked.seed, asked.first, chunks, asked.workers)), 1):
         total.add(tally)
         if asked.keep:
             keep(asked.keep, tally.differing)
@@ -296,6 +297,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.report:
         asked.report.write_text(text, encoding="utf-8")
     return int(bool(total.differing))
+
+
+def _until_interrupted(tallies: Iterator[Tally]) -> Iterator[Tally]:
+    """Those that come before SIGINT, which ends a run and not its report."""
+    try:
+        yield from tallies
+    except KeyboardInterrupt:
+        print("stopped")
 
 
 def page(total: Tally, seconds: float, asked: argparse.Namespace) -> str:
