@@ -216,6 +216,10 @@ class Suite:
             assert len(data) == len(right), (case_id, name)
         return self.reject(case_id, title, of, Change(results=wrong), "integrity.result", requirements, why, op="apply")
 
+    def model_of(self, case_id: str) -> Model:
+        """The pack of an accepted case."""
+        return self._parent(case_id).model
+
     def _parent(self, case_id: str) -> Case:
         slug = case_id.replace("_", "-")
         return self.cases[slug] if slug in self.cases else self._known[slug]
