@@ -21,7 +21,7 @@ CASES = [path.stem for path in build.CASES.rglob("*.json")]
 
 
 @cache
-def tests_of(path: str) -> frozenset[str]:
+def names_in(path: str) -> frozenset[str]:
     return frozenset(re.findall(r"^def test_(\w+)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -45,6 +45,6 @@ def test_what_answers_a_row_exists(row, answer):
     for each in named:
         path, _, test = each.partition("::")
         if test:
-            assert test in tests_of(path), each
+            assert test in names_in(path), each
         else:
             assert fnmatch.filter(CASES, each), each
