@@ -224,6 +224,7 @@ _WORKER: list[Worker] = []
 
 def _start(seed: str, folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     own = Path(folder) / str(os.getpid())
     own.mkdir()
     _WORKER.append(Worker(seed, own))
@@ -236,7 +237,7 @@ def _chunk(number: int) -> Tally:
 def run(seed: str, first: int, chunks: int, workers: int) -> Iterator[Tally]:
     """The tallies of chunks, as they come."""
     memory = Path("/dev/shm")  # noqa: S108 - a folder in memory where there is one; a fresh name below it
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory("", "skillpack-differential-", memory if memory.is_dir() else None) as folder:
         numbers = range(first, first + chunks)
         if workers == 1:
             _start(seed, folder)
@@ -269,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, help="write the result as a page")
     asked = parser.parse_args(arguments)
     chunks = -(-asked.packs // CHUNK)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has told a background job to ignore it
+        signal.signal(number, signal.default_int_handler)
     total, begun, shown = Tally(), time.monotonic(), 0
     for done, tally in enumerate(_until_interrupted(run(asked.seed, asked.first, chunks, asked.workers)), 1):
         total.add(tally)

@@ -18,7 +18,7 @@ from typing import Any
 import zstandard
 
 from conformance import assemble as oracle
-from conformance.assembler.draft import Change, Content, Tensor, align, base_file, contents_of, file_of, sha256
+from conformance.assembler.draft import Change, Content, Tensor, align, base_file, file_of, sha256
 from conformance.assembler.edits import Pairs, Wire, encoded
 from conformance.generator import numbers
 from conformance.generator.packs import FILES, Made
@@ -77,9 +77,8 @@ class Draft:
 
 
 def draft_of(made: Made) -> Draft:
-    return Draft(
-        made, made.files.manifest, made.files.storage, made.files.data, contents_of(made.model), made.files.base
-    )
+    contents = [Content(each.planes, each.data, each.digest) for each in made.contents]
+    return Draft(made, made.files.manifest, made.files.storage, made.files.data, contents, made.files.base)
 
 
 # ------------------------------------------------------------------------------------------------ documents
@@ -95,6 +94,16 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         for k, child in enumerate(value):
             found += paths(child, (*path, k))
     return found
+
+
+def descended(rng: Random, value: Any) -> tuple[Any, ...]:
+    """The path of some value of a document."""
+    path: list[Any] = []
+    while isinstance(value, (dict, list)) and value and rng.random() < 0.88:
+        step = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        path.append(step)
+        value = value[step]
+    return tuple(path)
 
 
 def at(value: Any, path: tuple[Any, ...]) -> Any:
@@ -114,9 +123,8 @@ def changed(value: Any, path: tuple[Any, ...], change: Callable[[Any], Any]) -> 
 
 def edit_document(rng: Random, document: Any) -> Any:
     """One value of ``document`` becomes another, goes, comes twice, or changes its place."""
-    places = paths(document)
-    path = rng.choice(places)
-    others = [at(document, rng.choice(places)) for _ in range(3)]
+    path = descended(rng, document)
+    others = [at(document, descended(rng, document)) for _ in range(3)]
 
     def change(value: Any) -> Any:
         draw = rng.random()
@@ -462,7 +470,6 @@ DOCUMENTS: tuple[tuple[Mutation, int], ...] = (
 BYTES: tuple[tuple[Mutation, int], ...] = (
     (mutate_manifest_bytes, 9), (mutate_storage_bytes, 4), (mutate_data, 4), (mutate_preamble, 5), (mutate_base, 4),
 )  # fmt: skip
-FILE = 5  # of the bytes of the file
 WEIGHTS = [weight for _, weight in (*DOCUMENTS, *BYTES)]
 
 
@@ -478,15 +485,18 @@ class Mutant:
 
 def mutant(rng: Random, made: Made, others: list[Made]) -> Mutant:
     """One mutant of ``made``."""
-    count = rng.choices((0, 1, 2, 3), (FILE, 83, 9, 3))[0]
+    count = rng.choices((0, 1, 2, 3), (20, 68, 9, 3))[0]  # 0: only the bytes of the finished file
     steps = (*DOCUMENTS, *BYTES)
     chosen = set(rng.choices(range(len(steps)), WEIGHTS, k=count))
     draft = draft_of(made)
-    draft.contents = [Content(c.planes, c.data, c.digest) for c in draft.contents] if 0 in chosen else draft.contents
     for k, (step, _) in enumerate(DOCUMENTS):
         if k in chosen:
             step(rng, draft)
-    draft.manifest_bytes, draft.storage_bytes = encoded(draft.manifest), encoded(draft.storage)
+    draft.manifest_bytes, draft.storage_bytes = made.documents
+    if draft.manifest is not made.files.manifest:
+        draft.manifest_bytes = encoded(draft.manifest)
+    if draft.storage is not made.files.storage:
+        draft.storage_bytes = encoded(draft.storage)
     for k, (step, _) in enumerate(BYTES, len(DOCUMENTS)):
         if k in chosen:
             step(rng, draft)

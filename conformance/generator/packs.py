@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 from conformance import assemble as oracle
 from conformance.assemble import WIDTH, Component, Entry, Tensor
-from conformance.assembler.draft import Change, Files, Model, assembled, chunked, contents_of, made_of
+from conformance.assembler.draft import Change, Content, Files, Model, assembled, chunked, contents_of, made_of
+from conformance.assembler.edits import encoded
 
 from . import components, numbers, zstd
 
@@ -24,7 +26,7 @@ FILES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Made:
     """A generated pack. ``codes`` is empty where it must be accepted."""
 
@@ -32,6 +34,15 @@ class Made:
     files: Files
     layout: Change
     codes: tuple[str, ...]
+
+    @cached_property
+    def contents(self) -> list[Content]:
+        return contents_of(self.model)
+
+    @cached_property
+    def documents(self) -> tuple[bytes, bytes]:
+        """MANIFEST and STORAGE."""
+        return encoded(self.files.manifest), encoded(self.files.storage)
 
     def listing(self) -> str:
         """What a reader that accepts has made: a line for every tensor of the result, then one for every side file."""
