@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conformance import assemble as oracle
 from conformance.assemble import bits_of
-from conformance.assembler.draft import Change
+from conformance.assembler.draft import Change, Model
 from conformance.assembler.edits import put, write
 from conformance.assembler.suite import Suite
 
@@ -159,6 +159,15 @@ def signalling(suite: Suite) -> None:
 
 
 def files(suite: Suite) -> None:
+    suite.accept(
+        "found-inspect-reads-no-data",
+        "16 MiB of DATA, of which inspect reads nothing",
+        Model(files={"vocab.txt": bytes(16 << 20)}, chunk_bytes=1 << 24),
+        "reader.levels",
+        "Programs and modules that a reader loads on the way are within the bound.",
+        op="inspect",
+        read_bytes=8 << 20,
+    )
     identical = "container-identical-validate"
     lengths = {"manifest-length": 173 << 56, "storage-length": 26 << 56}
     suite.reject(
