@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from conformance import assemble as oracle
-from conformance.assemble import WIDTH, Component, component, pack
+from conformance.assemble import WIDTH, Component, pack
 from conformance.sources import models
 
 from . import numbers
@@ -45,7 +45,8 @@ def sparse_replace(rng: Random, dtype: str, count: int) -> Component:
 def ulp(rng: Random, dtype: str, count: int) -> Component:
     width = WIDTH[dtype][0] // 8
     steps = [rng.choice([0, 0, 1, 2, 3, rng.randrange(40), rng.randrange(1 << (8 * width))]) for _ in range(count)]
-    return component("ulp", {}, ("diff", width, oracle.from_items(steps, width)))
+    sort = rng.choice(["none", "exponent"]) if dtype in numbers.FLOATS else "none"
+    return models.ulp_steps(dtype, steps, sort)
 
 
 def placed(rng: Random, dtype: str, count: int, mode: str) -> Component:

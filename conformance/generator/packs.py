@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Any
 
 from conformance import assemble as oracle
 from conformance.assemble import WIDTH, Component, Entry, Tensor
@@ -134,11 +135,11 @@ def _entry(
     rng: Random, name: str, parts: list[Component] | None, result: Tensor | None, alias: str | None = None
 ) -> Entry:
     kind = None if result is None else (result.dtype, list(result.shape))
-    stats = None
+    stats: dict[str, Any] | None = None
     if rng.random() < 0.2:
-        stats = {"changed": rng.choice([0, 5, (1 << 64) - 1])} | {
-            k: rng.randbytes(4) for k in rng.sample(["error", "norm", "projection"], rng.randrange(4))
-        }
+        words = {"energy": 4, "error": 4, "norm": 4, "projection": 4, "spectrum": 16}
+        stats = {word: rng.randbytes(size) for word, size in words.items() if rng.random() < 0.4}
+        stats |= {"changed": rng.choice([0, 5, (1 << 64) - 1])} if rng.random() < 0.7 else {}
     module = numbers.name(rng) if rng.random() < 0.5 else ""
     return Entry(name, rng.choice(CLASSES), module, parts, kind, alias, stats)
 

@@ -103,6 +103,17 @@ def renderings(suite: Suite) -> None:
         "json.rendering document.informative",
         op="inspect",
     )
+    words = {"energy": 4, "error": 4, "norm": 4, "projection": 4, "spectrum": 16}
+    for name, byte in (("nan", b"\xff"), ("zeros", b"\0")):
+        stats = {word: byte * size for word, size in words.items()} | {"changed": (1 << 64) - 1}
+        suite.variant(
+            f"found-stats-{name}",
+            f"Every figure of stats, all {name}",
+            KINDS.format("inspect"),
+            Change(manifest=[put("tensors/0/stats", stats)]),
+            "json.rendering document.informative",
+            op="inspect",
+        )
 
 
 def signalling(suite: Suite) -> None:

@@ -98,9 +98,9 @@ def lowrank(
     return component("lowrank", params, *parts)
 
 
-def ulp_steps(dtype: str, steps: Sequence[int]) -> Component:
+def ulp_steps(dtype: str, steps: Sequence[int], sort: str = "none") -> Component:
     width = oracle.WIDTH[dtype][0] // 8
-    return component("ulp", {}, ("diff", width, from_items(steps, width)))
+    return component("ulp", {"sort": sort}, ("diff", width, from_items(steps, width)))
 
 
 Factor = tuple[bytes, bytes] | bytes  # float items; or packed codes and their scales
