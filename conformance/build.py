@@ -26,6 +26,7 @@ from conformance.sources import (
     container,
     dense,
     factors,
+    found,
     limits,
     lowrank,
     manifest,
@@ -59,6 +60,7 @@ AREAS: tuple[tuple[str, Callable[[Suite], None]], ...] = (
     ("ulp", ulp.cases),
     ("numerics", numerics.cases),
     ("rendering", rendering.cases),
+    ("found", found.cases),
 )
 
 

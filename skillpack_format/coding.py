@@ -79,7 +79,7 @@ def code(job: Job) -> Coded:
         base=old,
         result=result,
         components=tuple(Component(e.encoding, e.params, c.sha256) for e, c in zip(encoded, contents, strict=True)),
-        stats=stats,
+        stats=stats or None,
     )
     return Coded(entry, contents, error)
 

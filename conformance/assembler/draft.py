@@ -53,15 +53,15 @@ class Model:
             if each.result is None:
                 del found[each.name]
             elif each.components is not None:
-                found[each.name] = self.given.get(each.name) or _made(self.base.get(each.name), each)
+                found[each.name] = self.given.get(each.name) or made_of(self.base.get(each.name), each)
         for each in self.entries:
             if each.alias is not None:
                 found[each.name] = found[each.alias]
         return dict(sorted(found.items()))
 
 
-def _made(base: Tensor | None, entry: Entry) -> Tensor:
-    """One result tensor; dtypes below a byte are made as the bytes they fill."""
+def made_of(base: Tensor | None, entry: Entry) -> Tensor:
+    """The result tensor of an entry; dtypes below a byte are made as the bytes they fill."""
     assert entry.result is not None
     dtype, shape = entry.result
     bits = oracle.WIDTH[dtype][0]
@@ -109,6 +109,7 @@ class Files:
     manifest: Any
     storage: Any
     pack_id: str
+    data: bytes = b""
 
 
 def assembled(model: Model, changes: Sequence[Change] = ()) -> Files:
@@ -123,8 +124,8 @@ def assembled(model: Model, changes: Sequence[Change] = ()) -> Files:
     for change in changes:
         manifest_bytes = patched(manifest_bytes, change.manifest_wire)
         storage_bytes = patched(storage_bytes, change.storage_wire)
-    pack = _file(manifest_bytes, storage_bytes, data, changes)
-    return Files(pack, base_file(model.base, changes), manifest, storage, sha256(manifest_bytes).hex())
+    pack = file_of(manifest_bytes, storage_bytes, data, changes)
+    return Files(pack, base_file(model.base, changes), manifest, storage, sha256(manifest_bytes).hex(), data)
 
 
 def _with_parts(entry: Entry, changes: Sequence[Change]) -> Entry:
@@ -167,6 +168,20 @@ def _contents(entries: Sequence[Entry], files: Mapping[str, bytes], changes: Seq
     return found
 
 
+def contents_of(model: Model) -> list[Content]:
+    """The contents of the pack of ``model``, in order."""
+    return _contents(sorted(model.entries, key=lambda each: each.name), model.files, ())
+
+
+def chunked(content: Content, chunk_bytes: int) -> list[bytes]:
+    """The decoded chunks of a content, plane by plane."""
+    found, at = [], 0
+    for length in content.planes:
+        found += [content.data[at + k : at + min(k + chunk_bytes, length)] for k in range(0, length, chunk_bytes)]
+        at += length
+    return found
+
+
 def _manifest(model: Model, entries: Sequence[Entry], contents: Sequence[Content], changes: Sequence[Change]) -> Any:
     results = dict(model.results)
     for change in changes:
@@ -202,14 +217,8 @@ def _stored(model: Model, contents: Sequence[Content], changes: Sequence[Change]
 
 
 def _chunks(model: Model, index: int, codec: str, content: Content, changes: Sequence[Change]) -> Chunks:
-    decoded, at = [], 0
-    for length in content.planes:
-        decoded += [
-            content.data[at + k : at + min(k + model.chunk_bytes, length)] for k in range(0, length, model.chunk_bytes)
-        ]
-        at += length
     found: Chunks = []
-    for k, chunk in enumerate(decoded):
+    for k, chunk in enumerate(chunked(content, model.chunk_bytes)):
         stored = model.frames.get((index, k))
         if stored is None:
             run = oracle.rle_frame(chunk) if codec == "zstd" and len(chunk) < 1 << 16 else None
@@ -229,7 +238,7 @@ PREAMBLE = (  # name, form
 )  # fmt: skip
 
 
-def _file(manifest: bytes, storage: bytes, data: bytes, changes: Sequence[Change]) -> bytes:
+def file_of(manifest: bytes, storage: bytes, data: bytes, changes: Sequence[Change]) -> bytes:
     values: dict[str, int | bytes] = {
         "magic": oracle.MAGIC, "major": 1, "minor": 0, "reserved": bytes(4), "manifest-length": len(manifest),
         "storage-length": len(storage), "data-length": len(data), "manifest-digest": sha256(manifest),
@@ -281,4 +290,7 @@ def base_file(base: Mapping[str, Tensor], changes: Sequence[Change]) -> bytes:
     return struct.pack("<Q", len(text)) + text + b"".join(given[name].data for name in order)
 
 
-__all__ = ["Change", "Component", "Entry", "Files", "Model", "Part", "Tensor", "assembled", "base_file", "sha256"]
+__all__ = [
+    "Change", "Component", "Content", "Entry", "Files", "Model", "Part", "Tensor", "assembled", "base_file", "chunked",
+    "contents_of", "file_of", "made_of", "sha256",
+]  # fmt: skip

@@ -138,7 +138,8 @@ class Chain:
             fault = kind_fault(pack.manifest, specs)
             if fault is not None:
                 raise fault
-            _require_alias_targets(pack, specs)
+            with self.base_first():
+                _require_alias_targets(pack, specs)
             for entry in pack.manifest.tensors:
                 if entry.result is None:
                     specs.pop(entry.name, None)

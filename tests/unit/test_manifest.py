@@ -502,10 +502,6 @@ def test_refuses_a_result_count_that_does_not_follow(count: int) -> None:
     refused("manifest.value", parse, document(result={"count": count, "digest": B}))
 
 
-def test_refuses_equal_digests_of_base_and_result_where_something_changes() -> None:
-    refused("manifest.value", parse, document(result={"count": 2, "digest": A}))
-
-
 def test_figures_are_informative_up_to_the_largest_integer() -> None:
     found = document()
     found["tensors"][0]["stats"]["changed"] = (1 << 64) - 1
@@ -522,10 +518,10 @@ def test_a_collector_hears_every_fault() -> None:
     assert isinstance(parse(harmed, report=found.append), Manifest)
     assert [each.code for each in found] == [
         "manifest.file-name", "manifest.file-name", "manifest.value", "manifest.name", "manifest.order",
-        "manifest.value", "manifest.value",
+        "manifest.value",
     ]  # fmt: skip
 
 
 def test_an_entry_is_a_value() -> None:
     kind = TensorIdentity(TensorKind("F32", ()), A)
-    assert Entry(name="a", tensor_class="mlp", module="", base=kind, result=None).stats == {}
+    assert Entry(name="a", tensor_class="mlp", module="", base=kind, result=None).stats is None

@@ -130,11 +130,6 @@ function readFile(value, limits, before) {
   const f = fields(value, { length: 'int', name: 'str', sha256: 'bin' }, where);
   const name = text(f.name);
   if (!FILE_NAMES.has(name)) refuse('manifest.file-name', name.slice(0, 80), where);            // [manifest.file-name]
-  if (f.alias) {
-    within(limits, 'name_bytes', f.alias.n, where);
-    const alias = text(f.alias);
-    if (alias === '' || !VISIBLE.test(alias)) refuse('manifest.name', 'the alias', where);      // [manifest.name/alias]
-  }
   if (before !== null && !(name > before)) refuse('manifest.order', `${name} after ${before}`, where); // [manifest.order]
   within(limits, 'side_file_bytes', f.length.n, `file ${name}`);                                // [limit.exceeded/side-files]
   return { name, size: Number(f.length.n), sha256: hex(bin(f.sha256, 32, where)), where: `file ${name}` };
