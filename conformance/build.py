@@ -27,6 +27,7 @@ from conformance.sources import (
     dense,
     factors,
     found,
+    layout,
     limits,
     lowrank,
     manifest,
@@ -61,6 +62,7 @@ AREAS: tuple[tuple[str, Callable[[Suite], None]], ...] = (
     ("numerics", numerics.cases),
     ("rendering", rendering.cases),
     ("found", found.cases),
+    ("layout", layout.cases),
 )
 
 

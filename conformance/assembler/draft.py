@@ -31,6 +31,19 @@ def align(length: int) -> int:
     return -(-length // oracle.ALIGNMENT) * oracle.ALIGNMENT
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Heads of shards by the name of the file, and the name and content of the index where there is one."""
+
+    heads: Mapping[str, bytes]
+    index: tuple[str, bytes] | None = None
+
+    @property
+    def contents(self) -> list[tuple[str, bytes]]:
+        """In the order in which they are stored."""
+        return [*([self.index] if self.index else []), *sorted(self.heads.items())]
+
+
 @dataclass(eq=False)
 class Model:
     """A valid pack and its base. ``frames`` holds stored chunks made by hand, by (segment, chunk)."""
@@ -43,6 +56,7 @@ class Model:
     files: dict[str, bytes] = field(default_factory=dict)
     frames: dict[tuple[int, int], bytes] = field(default_factory=dict)
     codecs: dict[int, str] = field(default_factory=dict)  # of single segments
+    layout: Layout | None = None
     given: dict[str, Tensor] = field(default_factory=dict)  # results known without the oracle, which is slow
 
     @cached_property
@@ -115,7 +129,7 @@ class Files:
 def assembled(model: Model, changes: Sequence[Change] = ()) -> Files:
     """The files of ``model`` after ``changes``."""
     entries = [_with_parts(each, changes) for each in sorted(model.entries, key=lambda each: each.name)]
-    contents = _contents(entries, model.files, changes)
+    contents = _contents(entries, model, changes)
     manifest = _manifest(model, entries, contents, changes)
     for change in changes:
         manifest = edited(manifest, change.manifest)
@@ -150,13 +164,14 @@ class Content:
     digest: bytes
 
 
-def _contents(entries: Sequence[Entry], files: Mapping[str, bytes], changes: Sequence[Change]) -> list[Content]:
+def _contents(entries: Sequence[Entry], model: Model, changes: Sequence[Change]) -> list[Content]:
     found = []
     for entry in entries:
         for component in entry.components or []:
             planes = [len(plane) for part in component.parts for plane in part.planes()]
             found.append(Content(planes, component.content(), b""))
-    found += [Content([len(files[name])], files[name], b"") for name in sorted(files)]
+    whole = [*sorted(model.files.items()), *(model.layout.contents if model.layout else [])]
+    found += [Content([len(data)], data, b"") for _, data in whole]
     for change in changes:
         for index, patches in change.content.items():
             found[index].data = patched(found[index].data, patches)
@@ -170,7 +185,7 @@ def _contents(entries: Sequence[Entry], files: Mapping[str, bytes], changes: Seq
 
 def contents_of(model: Model) -> list[Content]:
     """The contents of the pack of ``model``, in order."""
-    return _contents(sorted(model.entries, key=lambda each: each.name), model.files, ())
+    return _contents(sorted(model.entries, key=lambda each: each.name), model, ())
 
 
 def chunked(content: Content, chunk_bytes: int) -> list[bytes]:
@@ -197,6 +212,10 @@ def _manifest(model: Model, entries: Sequence[Entry], contents: Sequence[Content
             component["sha256"] = next(digests)
     for each in plain["files"]:
         each["sha256"] = next(digests)
+    if model.layout is not None:
+        listed = [{"length": len(data), "name": name, "sha256": next(digests)} for name, data in model.layout.contents]
+        index = {"index": listed.pop(0)} if model.layout.index else {}
+        plain["layout"] = {"shards": listed, **index}
     return plain
 
 
@@ -291,6 +310,6 @@ def base_file(base: Mapping[str, Tensor], changes: Sequence[Change]) -> bytes:
 
 
 __all__ = [
-    "Change", "Component", "Content", "Entry", "Files", "Model", "Part", "Tensor", "assembled", "base_file", "chunked",
-    "contents_of", "file_of", "made_of", "sha256",
+    "Change", "Component", "Content", "Entry", "Files", "Layout", "Model", "Part", "Tensor", "assembled", "base_file",
+    "chunked", "contents_of", "file_of", "made_of", "sha256",
 ]  # fmt: skip

@@ -39,6 +39,8 @@ class Reader:
             if question.op == "apply":
                 return Answer("", self._applied(pack, question.base))
             pack.read_everything()
+            for file in pack.manifest.layout:
+                pack.read_file(file)
             return Answer("", "valid")
         except Refusal as found:
             return Answer(found.code, "")

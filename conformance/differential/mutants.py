@@ -238,6 +238,9 @@ def digests(draft: Draft, index: int, digest: bytes) -> None:
         for k, entry in enumerate(draft.manifest["tensors"])
         for c in range(len(entry.get("components", [])))
     ] + [("files", k) for k in range(len(draft.manifest["files"]))]
+    layout = draft.manifest.get("layout", {"shards": []})
+    holders += [("layout", "index")] if "index" in layout else []
+    holders += [("layout", "shards", k) for k in range(len(layout["shards"]))]
     draft.manifest = changed(draft.manifest, (*holders[index], "sha256"), lambda _: digest)
 
 

@@ -108,6 +108,14 @@ def name(rng: Random) -> str:
     return "".join(rng.choice(VISIBLE if draw < 0.5 else "ab.w1") for _ in range(rng.randint(1, 8)))
 
 
+def stem(rng: Random) -> str:
+    """What may stand before the suffix of a file of a layout."""
+    letters = "abcXYZ019_"
+    if rng.random() < 0.05:
+        return "m" * 105
+    return rng.choice(letters) + "".join(rng.choice(letters + ".-") for _ in range(rng.randrange(8)))
+
+
 def text(rng: Random, most: int = 20) -> str:
     """Any text that UTF-8 can hold."""
     ranges = (

@@ -14,14 +14,14 @@ from typing import Any
 
 from conformance import assemble as oracle
 from conformance.assemble import WIDTH, Component, Entry, Tensor
-from conformance.assembler.draft import Change, Content, Files, Model, assembled, chunked, contents_of, made_of
+from conformance.assembler.draft import Change, Content, Files, Layout, Model, assembled, chunked, contents_of, made_of
 from conformance.assembler.edits import encoded
 
 from . import components, numbers, zstd
 
 CLASSES = ("embedding", "head", "attention", "mlp", "expert", "router", "norm", "bias", "other")
 FILES = (
-    "added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt",
+    "README.md", "added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt",
     "preprocessor_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "vocab.json", "vocab.txt",
 )  # fmt: skip
@@ -81,6 +81,8 @@ def _model(rng: Random) -> tuple[Model, tuple[str, ...]]:
         for _ in range(rng.randrange(3))
     }
     model = Model(base, entries, "raw", 1 << rng.choice([12, 12, 12, 13, 16, 24]), metadata, files, given=given)
+    if rng.random() < 0.25:
+        model.layout = _heads(rng)
     _store(rng, model)
     return model, codes
 
@@ -105,6 +107,14 @@ def _file(rng: Random) -> bytes:
     if draw < 0.14:
         return numbers.compressible(rng, rng.choice([4095, 4096, 4097, 8192, 9000]))
     return numbers.compressible(rng, rng.randint(1, 300))
+
+
+def _heads(rng: Random) -> Layout:
+    """A layout by its form only: no reader asked here uses one."""
+    names = {f"{numbers.stem(rng)}.safetensors" for _ in range(rng.choice([1, 1, 2, 3]))}
+    heads = {name: _file(rng) for name in names}
+    has_index = len(heads) > 1 or rng.random() < 0.5
+    return Layout(heads, (f"{numbers.stem(rng)}.safetensors.index.json", _file(rng)) if has_index else None)
 
 
 # ------------------------------------------------------------------------------------------------ entries

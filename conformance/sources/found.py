@@ -5,11 +5,11 @@ from __future__ import annotations
 from conformance import assemble as oracle
 from conformance.assemble import bits_of
 from conformance.assembler.draft import Change, Model
-from conformance.assembler.edits import put, write
+from conformance.assembler.edits import Wire, put, write
 from conformance.assembler.suite import Suite
 
 from .base import MODEL, sha
-from .models import ALL_KINDS, blockq, factors, q, raw, single, tensor, ulp_steps
+from .models import ALL_KINDS, blockq, factors, lowrank, q, raw, single, tensor, ulp_steps
 
 KINDS = "container-all-kinds-{}"
 
@@ -169,6 +169,58 @@ def signalling(suite: Suite) -> None:
     )
 
 
+def costs(suite: Suite) -> None:
+    suite.reject(
+        "found-nodes-before-items",
+        "An array of 30000 items above the limit header_nodes, the first of which is nil",
+        KINDS.format("validate"),
+        Change(manifest=[put("files", Wire(b"\xdc\x75\x30" + b"\xc0" * 30000))], limits={"header_nodes": 1000}),
+        "limit.exceeded",
+        "limit.exceeded/nodes reader.allocation",
+        "Items count when the length of the array is read.",
+    )
+    one = bits_of("F32", q(1, 4))
+    parts = [
+        lowrank([(2, 2, 2, one, [1] * 4, [2] * 6), (1, 2, 2, one, [1] * 2, [2] * 3)]),
+        factors([("F32", 2, bits_of("F32", 1, 1), bits_of("F32", *[1] * 4), bits_of("F32", *[1] * 6))]),
+        factors([("F16", 1, one, bits_of("F16", 1, 1), bits_of("F16", 1, 1, 1))]),
+    ]
+    of = suite.accept(
+        "found-products",
+        "Two slices of rank 2 and 1, bands of rank 2 and 1, on six elements: 36 products",
+        single(parts, "F32", [2, 3], tensor("F32", [2, 3], *range(6))),
+        "limit.exceeded/products num.order",
+    )
+    suite.variant(
+        "found-products-at",
+        "The limit tensor_products at the products of all components: 36",
+        of,
+        Change(limits={"tensor_products": 36}),
+        "limit.exceeded/products",
+    )
+    suite.reject(
+        "found-products-below",
+        "The limit tensor_products one below the products of all components: 35",
+        of,
+        Change(limits={"tensor_products": 35}),
+        "limit.exceeded",
+        "limit.exceeded/products",
+    )
+    full = {"packing": "lanes", "slices": [{"bits_u": 1, "bits_v": 1, "rank": 1 << 14}] * 64}
+    change = {"encoding": "lowrank", "sha256": bytes(32), **full}
+    suite.reject(
+        "found-products-bomb",
+        "64 slices of full rank on a matrix of 2^14 by 2^14",
+        of,
+        Change(manifest=[put("tensors/0/result/shape", [1 << 14] * 2), put("tensors/0/components", [change])]),
+        "limit.exceeded",
+        "limit.exceeded/products safe.size-first",
+        "2^48 products from a pack of a few hundred bytes.",
+        op="validate",
+        rss_mb=64,
+    )
+
+
 def files(suite: Suite) -> None:
     suite.accept(
         "found-inspect-reads-no-data",
@@ -218,4 +270,5 @@ def cases(suite: Suite) -> None:
     order(suite)
     renderings(suite)
     signalling(suite)
+    costs(suite)
     files(suite)

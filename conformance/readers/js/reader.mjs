@@ -45,6 +45,7 @@ export function validate(file, base = null, options = {}) {
   base = given(base);
   if (base) verifyBase(pack.manifest, base);
   makeAll(pack, base, () => {});
+  for (const each of pack.manifest.layout) readContent(each, pack.storage, pack.data, pack.limits);
   return pack;
 }
 

@@ -67,6 +67,8 @@ def validate(request: Answer) -> Answer:
             apply(pack, open_base(request))
         else:
             pack.read_everything()
+        for file in pack.manifest.layout:
+            pack.read_file(file)
     return {}
 
 
