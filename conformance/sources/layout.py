@@ -79,7 +79,7 @@ def documents(suite: Suite) -> None:
         ("digest", "A digest of 31 bytes", [put("layout/index/sha256", bytes(31))], "manifest.value", "manifest.value"),
         ("no-length", "No length", [drop("layout/shards/0/length")], "manifest.missing-key", "manifest.missing-key"),
         ("key", "A key too many", [put("layout/shards/0/at", 0)], "manifest.unknown-key", "manifest.unknown-key"),
-        ("wraps", "A sum that wraps", [put("layout/shards/0/length", LARGE)], "limit.exceeded", "limit.exceeded/layout"),
+        ("wraps", "Too long", [put("layout/shards/0/length", LARGE)], "limit.exceeded", "limit.exceeded/layout"),
     )  # fmt: skip
     for name, title, edits, code, requirement in changes:
         suite.reject(f"layout-{name}", title, of, Change(manifest=edits), code, requirement)
@@ -137,8 +137,8 @@ def names(suite: Suite) -> None:
     illegal = (
         "", ".safetensors", "..safetensors", "-a.safetensors", ".a.safetensors", "a/b.safetensors", "../a.safetensors",
         "a\\b.safetensors", "/a.safetensors", "a.bin", "a.safetensors ", "a.safetensors\n", "a b.safetensors",
-        "\u00e4.safetensors", "a.SAFETENSORS", "model.safetensors.index.json", "m" * 117 + ".safetensors", "a\0.safetensors",
-        "C:a.safetensors", "~a.safetensors",
+        "\u00e4.safetensors", "a.SAFETENSORS", "model.safetensors.index.json", "m" * 117 + ".safetensors",
+        "a\0.safetensors", "C:a.safetensors", "~a.safetensors",
     )  # fmt: skip
     for k, name in enumerate(illegal):
         suite.reject(
