@@ -353,7 +353,7 @@ def unlisted_entry(name: str, alias: str) -> Entry:
 def side_files(suite: Suite) -> None:
     for name in SIDE_FILES:
         suite.accept(
-            f"file-{name.replace('.', '-').replace('_', '-')}",
+            f"file-{name.lower().replace('.', '-').replace('_', '-')}",
             f"The side file {name}",
             Model(files={name: b"{}\n"}),
             "manifest.file-name safe.no-paths",
