@@ -173,35 +173,39 @@ def store_encoded(
 def load(content: Content, extent: Extent, read_at: Callable[[int, int], bytes | bytearray]) -> dict[str, Array]:
     """The parts of a content, decoded and proved (integrity.chunk, payload.frame, integrity.content).
 
-    ``read_at(offset, count)`` reads DATA. Each chunk's CRC-32 is compared before its codec sees it, the digest of the
-    whole before anything else does.
+    ``read_at(offset, count)`` reads DATA. Every CRC-32 is compared before memory is taken for what the chunks decode
+    to, the digest of the whole before anything else sees it.
     """
     codec = codec_named(extent.codec, content.where)
-    planes = [np.empty(length, np.uint8) for length in content.planes]
-    digest = hashlib.sha256()
     stored = memoryview(read_at(extent.offset, extent.length))
+    _require_checksums(stored, extent, content.where)
+    planes = []
+    digest = hashlib.sha256()
     chunks = iter(extent.chunks)
     at = 0
-    for plane in planes:
+    for length in content.planes:
+        plane = np.empty(length, np.uint8)
         filled = 0
-        while filled < plane.size:
+        while filled < length:
             chunk = next(chunks)
-            piece = stored[at : at + chunk.stored]
-            if zlib.crc32(piece) != chunk.crc32:
-                raise error(
-                    "integrity.chunk",
-                    content.where,
-                    f"the CRC-32 of the chunk at byte {extent.offset + at} of DATA is wrong",
-                )
-            plane[filled : filled + chunk.nbytes] = np.frombuffer(
-                codec.decompress(piece, chunk.nbytes, content.where), np.uint8
-            )
+            decoded = codec.decompress(stored[at : at + chunk.stored], chunk.nbytes, content.where)
+            plane[filled : filled + chunk.nbytes] = np.frombuffer(decoded, np.uint8)
             at += chunk.stored
             filled += chunk.nbytes
         digest.update(plane.data)
+        planes.append(plane)
     if digest.digest() != content.sha256:
         raise error("integrity.content", content.where, "the SHA-256 of the decoded bytes is not the one in MANIFEST")
     parts: dict[str, Array] = {}
     for part in content.parts:
         parts[part.name] = join_planes([planes.pop(0) for _ in range(part.width)], part.item)
     return parts
+
+
+def _require_checksums(stored: memoryview, extent: Extent, where: str) -> None:
+    at = 0
+    for chunk in extent.chunks:
+        if zlib.crc32(stored[at : at + chunk.stored]) != chunk.crc32:
+            place = f"the chunk at byte {extent.offset + at} of DATA"
+            raise error("integrity.chunk", where, f"the CRC-32 of {place} is wrong")
+        at += chunk.stored

@@ -247,7 +247,11 @@ def aligned(data: bytes) -> bytes:
 
 
 def take_apart(path: Path) -> Parts:
-    blob = path.read_bytes()
+    return dismantle(path.read_bytes())
+
+
+def dismantle(blob: bytes) -> Parts:
+    """``take_apart`` of a pack in memory."""
     manifest_bytes, storage_bytes, data_bytes = struct.unpack_from("<QQQ", blob, 16)
     storage_at = 128 + -(-manifest_bytes // 64) * 64
     data_at = storage_at + -(-storage_bytes // 64) * 64

@@ -115,11 +115,11 @@ def _parse_band(plain: Any, grid: Grid, where: str) -> BandParams:
 
 
 def _open_band(k: int, band: BandParams, params: Params, grid: Grid, parts: Parts, where: str) -> OpenBand:
-    s = parts[f"s{k}"].view(np.float32).astype(np.float64).reshape(grid.stack, band.rank)
-    require_finite(s, where, "S")
+    s = parts[f"s{k}"].view(np.float32)
+    require_finite(s, where, "S")  # before it is widened: numpy warns of signalling NaNs
     u = _open_factor("u", k, grid.rows, band, params, parts, grid, where)
     v = _open_factor("v", k, grid.cols, band, params, parts, grid, where)
-    return OpenBand(s, u, v)
+    return OpenBand(s.astype(np.float64).reshape(grid.stack, band.rank), u, v)
 
 
 def _open_factor(
@@ -128,9 +128,9 @@ def _open_factor(
     stored = parts[f"{name}{k}"]
     shape = (grid.stack, band.rank, dim)
     if band.bits is None:
-        values = bits_to_float32(stored, dtype_named(band.code)).astype(np.float64)
+        values = bits_to_float32(stored, dtype_named(band.code))
         require_finite(values, where, name.upper())
-        return values.reshape(shape)
+        return values.astype(np.float64).reshape(shape)
     codes = packing_of.unpack(stored, grid.stack * band.rank * dim, band.bits, params.packing, where)
     scales = bits_to_float32(parts[f"{name}_scales{k}"], params.scale)
     require_scales(scales, where)

@@ -1,0 +1,162 @@
+"""The long run of the fuzz targets: rounds over all of them until the time is up, and a table of what it came to.
+
+    python -m benchmarks.reliability.fuzz [--seconds S] [--slot S] [--engine mutators|atheris] [--only NAME ...]
+
+Every round gives every target a slot of processor time in a process of its own: with a cap on its memory, with an
+audit hook that refuses to start processes, connections and unpicklings, and with a seed of its own, so a finding can be
+had again. What broke an oracle is written beside the results, and counts add up over runs until ``--fresh``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "fuzz.md"
+COUNTS = RESULTS.with_suffix(".json")
+KEPT_KEYS = ("executions", "accepted", "unfit", "seconds")
+
+sys.path.insert(0, str(ROOT / "tests"))  # where builders.py and the targets are
+
+from fuzz import oracles  # noqa: E402
+from fuzz.targets import Target, targets  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; the exit code is 1 where an oracle was broken."""
+    options = _options().parse_args(arguments)
+    counts = {} if options.fresh or not COUNTS.exists() else json.loads(COUNTS.read_bytes())
+    every = {name: each for name, each in targets().items() if not options.only or name in options.only}
+    ends = time.monotonic() + options.seconds
+    while time.monotonic() < ends:
+        for target in every.values():
+            seed = int.from_bytes(os.urandom(4), "little")
+            _add(counts, target.name, _in_child(target, seed, options.slot, options.engine), options.engine)
+            if time.monotonic() > ends:
+                break
+        COUNTS.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
+        RESULTS.write_text(report(counts))
+    print(report(counts))
+    return int(any(each["findings"] for each in counts.values()))
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long to go on  [default: 600]")
+    parser.add_argument("--slot", type=float, default=10.0, help="of processor time, a target and round  [default: 10]")
+    parser.add_argument("--engine", choices=("mutators", "atheris"), default="mutators")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of targets")
+    parser.add_argument("--fresh", action="store_true", help="forget the counts of earlier runs")
+    return parser
+
+
+def _in_child(target: Target, seed: int, slot: float, engine: str) -> dict[str, Any]:
+    """One slot of one target in a forked process; a process that dies or stays is a finding."""
+    with tempfile.TemporaryDirectory() as where:
+        answer = Path(where) / "answer.json"
+        child = os.fork()
+        if child == 0:
+            _work(target, seed, slot, engine, answer)
+        status = _wait(child, 20 * slot + 120)
+        if answer.exists():
+            found: dict[str, Any] = json.loads(answer.read_bytes())
+            return found
+        end = "did not end" if status is None else f"ended with status {status}"
+        finding = {"oracle": "hang" if status is None else "crash", "detail": f"{end}, seed {seed}", "data": ""}
+        return {**dict.fromkeys(KEPT_KEYS, 0), "slowest": 0.0, "peak": 0, "codes": {}, "findings": [finding]}
+
+
+def _work(target: Target, seed: int, slot: float, engine: str, answer: Path) -> None:
+    """In the child: run, write what came of it, and end without the parent's clean-up."""
+    status = 1
+    try:
+        target.run(target.seeds()[0]) if target.name != "options" else None
+        oracles.cap_memory()
+        oracles.forbid_events()
+        if engine == "atheris":
+            from fuzz import guided  # noqa: PLC0415 - needs atheris, an extra
+
+            tally = guided.explore(target, seed, slot)
+        else:
+            tally = oracles.loop(target, 1 << 62, seed, seconds=slot)
+        plain = {key: getattr(tally, key) for key in (*KEPT_KEYS, "slowest", "peak")}
+        found = [
+            {"oracle": f.oracle, "detail": f"{f.detail} (seed {seed})", "data": f.data.hex()} for f in tally.findings
+        ]
+        answer.write_text(json.dumps({**plain, "codes": tally.codes, "findings": found}))
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _wait(child: int, seconds: float) -> int | None:
+    """The exit status of ``child``; None where it had to be ended."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def _add(counts: dict[str, Any], name: str, found: dict[str, Any], engine: str) -> None:
+    empty = {**dict.fromkeys(KEPT_KEYS, 0), "guided": 0, "slowest": 0.0, "peak": 0, "codes": {}, "findings": []}
+    held = counts.setdefault(name, empty)
+    for key in KEPT_KEYS:
+        held[key] += found[key]
+    held["guided"] += found["executions"] if engine == "atheris" else 0
+    held["slowest"], held["peak"] = max(held["slowest"], found["slowest"]), max(held["peak"], found["peak"])
+    held["codes"] = dict(Counter(held["codes"]) + Counter(found["codes"]))
+    held["findings"] = (held["findings"] + found["findings"])[:100]
+
+
+def report(counts: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    total = Counter[str]()
+    rows = []
+    for name, each in sorted(counts.items()):
+        kinds = Counter(finding["oracle"] for finding in each["findings"])
+        total += Counter({key: each[key] for key in ("executions", "guided")}) + kinds
+        rows.append(
+            f"| {name} | {each['executions']:,} | {each['executions'] / max(each['seconds'], 1e-9):,.0f} "
+            f"| {each['accepted']:,} | {len(each['codes'])} | {1000 * each['slowest']:.0f} | {each['peak'] / 1024:,.0f} "
+            f"| {kinds['escape'] + kinds['crash']} | {kinds['hang']} | {kinds['allocation']} |"
+        )
+    return "\n".join(
+        [
+            "# Fuzzing",
+            "",
+            "`python -m benchmarks.reliability.fuzz`, mutants of valid inputs with their digests repaired. Executions per",
+            "second of processor time on one core; the slowest execution in milliseconds of processor time; the largest",
+            "peak of traced memory, every 64th execution, in KiB. An escape is any exception but a SkillPackError with a",
+            "listed code, a warning, a process or connection started, a re-encoding that differs, a crash; a hang takes",
+            "more than 1 s; an allocation is more than 1 MiB (more where a target decodes) and more than the input.",
+            "",
+            "| target | executions | a second | accepted | codes | slowest ms | peak KiB | escapes | hangs | allocations |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            f"{total['executions']:,} executions over {len(counts)} targets ({total['guided']:,} of them guided by coverage "
+            f"with atheris): {total['escape'] + total['crash']} escapes, {total['hang']} hangs, "
+            f"{total['allocation']} allocations.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
