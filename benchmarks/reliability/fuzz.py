@@ -1,6 +1,6 @@
 """The long run of the fuzz targets: rounds over all of them until the time is up, and a table of what it came to.
 
-    python -m benchmarks.reliability.fuzz [--seconds S] [--slot S] [--engine mutators|atheris] [--only NAME ...]
+    python -m benchmarks.reliability.fuzz [--seconds S] [--slot S] [--engine mutators|atheris|both] [--only NAME ...]
 
 Every round gives every target a slot of processor time in a process of its own: with a cap on its memory, with an
 audit hook that refuses to start processes, connections and unpicklings, and with a seed of its own, so a finding can be
@@ -17,12 +17,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.md"
 COUNTS = RESULTS.with_suffix(".json")
+ENGINES = ("mutators", "atheris")
 KEPT_KEYS = ("executions", "accepted", "unfit", "seconds")
 
 sys.path.insert(0, str(ROOT / "tests"))  # where builders.py and the targets are
@@ -37,10 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     counts = {} if options.fresh or not COUNTS.exists() else json.loads(COUNTS.read_bytes())
     every = {name: each for name, each in targets().items() if not options.only or name in options.only}
     ends = time.monotonic() + options.seconds
-    while time.monotonic() < ends:
+    for engine in cycle(ENGINES if options.engine == "both" else [options.engine]):
+        if time.monotonic() > ends:
+            break
         for target in every.values():
             seed = int.from_bytes(os.urandom(4), "little")
-            _add(counts, target.name, _in_child(target, seed, options.slot, options.engine), options.engine)
+            _add(counts, target.name, _in_child(target, seed, options.slot, engine), engine)
             if time.monotonic() > ends:
                 break
         COUNTS.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
@@ -53,7 +58,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to go on  [default: 600]")
     parser.add_argument("--slot", type=float, default=10.0, help="of processor time, a target and round  [default: 10]")
-    parser.add_argument("--engine", choices=("mutators", "atheris"), default="mutators")
+    parser.add_argument("--engine", choices=(*ENGINES, "both"), default=ENGINES[0], help="both: in turn")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of targets")
     parser.add_argument("--fresh", action="store_true", help="forget the counts of earlier runs")
     return parser
@@ -77,24 +82,28 @@ def _in_child(target: Target, seed: int, slot: float, engine: str) -> dict[str, 
 
 def _work(target: Target, seed: int, slot: float, engine: str, answer: Path) -> None:
     """In the child: run, write what came of it, and end without the parent's clean-up."""
+
+    def write(tally: oracles.Tally) -> None:
+        plain = {key: getattr(tally, key) for key in (*KEPT_KEYS, "slowest", "peak")}
+        found = [
+            {"oracle": each.oracle, "detail": f"{each.detail} (seed {seed})", "data": each.data.hex()}
+            for each in tally.findings
+        ]
+        answer.write_text(json.dumps({**plain, "codes": tally.codes, "findings": found}))
+
     status = 1
     try:
-        target.run(target.seeds()[0]) if target.name != "options" else None
+        with suppress(Exception):
+            target.run(target.seeds()[0])  # so that what is imported when it is needed is there
         oracles.cap_memory()
-        oracles.forbid_events()
         if engine == "atheris":
             from fuzz import guided  # noqa: PLC0415 - needs atheris, an extra
 
-            tally = guided.explore(target, seed, slot)
-        else:
-            tally = oracles.loop(target, 1 << 62, seed, seconds=slot)
-        plain = {key: getattr(tally, key) for key in (*KEPT_KEYS, "slowest", "peak")}
-        found = [
-            {"oracle": f.oracle, "detail": f"{f.detail} (seed {seed})", "data": f.data.hex()} for f in tally.findings
-        ]
-        answer.write_text(json.dumps({**plain, "codes": tally.codes, "findings": found}))
+            guided.explore(target, seed, slot, write)
+        oracles.forbid_events()
+        write(oracles.loop(target, 1 << 62, seed, seconds=slot))
         status = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the parent sees that the process failed; here stands why
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
@@ -131,31 +140,37 @@ def report(counts: dict[str, Any]) -> str:
     for name, each in sorted(counts.items()):
         kinds = Counter(finding["oracle"] for finding in each["findings"])
         total += Counter({key: each[key] for key in ("executions", "guided")}) + kinds
-        rows.append(
-            f"| {name} | {each['executions']:,} | {each['executions'] / max(each['seconds'], 1e-9):,.0f} "
-            f"| {each['accepted']:,} | {len(each['codes'])} | {1000 * each['slowest']:.0f} | {each['peak'] / 1024:,.0f} "
-            f"| {kinds['escape'] + kinds['crash']} | {kinds['hang']} | {kinds['allocation']} |"
-        )
-    return "\n".join(
-        [
-            "# Fuzzing",
-            "",
-            "`python -m benchmarks.reliability.fuzz`, mutants of valid inputs with their digests repaired. Executions per",
-            "second of processor time on one core; the slowest execution in milliseconds of processor time; the largest",
-            "peak of traced memory, every 64th execution, in KiB. An escape is any exception but a SkillPackError with a",
-            "listed code, a warning, a process or connection started, a re-encoding that differs, a crash; a hang takes",
-            "more than 1 s; an allocation is more than 1 MiB (more where a target decodes) and more than the input.",
-            "",
-            "| target | executions | a second | accepted | codes | slowest ms | peak KiB | escapes | hangs | allocations |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-            *rows,
-            "",
-            f"{total['executions']:,} executions over {len(counts)} targets ({total['guided']:,} of them guided by coverage "
-            f"with atheris): {total['escape'] + total['crash']} escapes, {total['hang']} hangs, "
-            f"{total['allocation']} allocations.",
-            "",
+        cells = [
+            name,
+            f"{each['executions']:,}",
+            f"{each['executions'] / max(each['seconds'], 0.001):,.0f}",
+            f"{each['accepted']:,}",
+            f"{len(each['codes'])}",
+            f"{1000 * each['slowest']:.0f}",
+            f"{each['peak'] / 1024:,.0f}",
+            *(str(number) for number in (kinds["escape"] + kinds["crash"], kinds["hang"], kinds["allocation"])),
         ]
+        rows.append(f"| {' | '.join(cells)} |")
+    summary = (
+        f"{total['executions']:,} executions over {len(counts)} targets, {total['guided']:,} of them guided by "
+        f"coverage (atheris): {total['escape'] + total['crash']} escapes, {total['hang']} hangs, "
+        f"{total['allocation']} allocations."
     )
+    return "\n".join([*ABOUT.splitlines(), *rows, "", summary, ""])
+
+
+ABOUT = """\
+# Fuzzing
+
+`python -m benchmarks.reliability.fuzz`: mutants of valid inputs, their digests repaired. Executions a second of
+processor time on one core; the slowest execution in milliseconds of processor time; the largest peak of traced memory
+(every 64th execution) in KiB. An escape is any exception but a SkillPackError with a listed code, a warning, a process
+or connection started, a re-encoding that differs, a crash; a hang is an execution of more than 1 s; an allocation is
+more at once than 1 MiB (a few where a target decodes) and than the input.
+
+| target | executions | a second | accepted | codes | slowest ms | peak KiB | escapes | hangs | allocations |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+"""
 
 
 if __name__ == "__main__":

@@ -130,18 +130,14 @@ def _edits_of(node: ast.AST, parent: ast.AST) -> Iterator[tuple[str, str, Edit]]
     if _is_condition(node, parent):
         yield "negate", "", _negated
     if isinstance(node, ast.BoolOp):
-        for index in range(len(node.values)):
-            yield "operand", f"without operand {index}", _without(index)
+        yield from (("operand", f"without operand {index}", _without(index)) for index in range(len(node.values)))
     if isinstance(node, ast.Compare):
         for index, operator in enumerate(node.ops):
-            other = OTHER_BOUND.get(type(operator))
-            if other is not None:
+            if other := OTHER_BOUND.get(type(operator)):
                 yield "bound", f"operator {index} {other.__name__}", _with_operator(index, other)
     if isinstance(node, ast.Call):
-        for index in ENDS.get(_name_of(node), ()):
-            if index < len(node.args):
-                for step in (-1, 1):
-                    yield "range", f"argument {index} {step:+}", _moved(index, step)
+        ends = [index for index in ENDS.get(_name_of(node), ()) if index < len(node.args)]
+        yield from (("range", f"argument {index} {step:+}", _moved(index, step)) for index in ends for step in (-1, 1))
 
 
 def _is_refusing(value: ast.expr) -> bool:

@@ -182,8 +182,8 @@ def report(outcome: Outcome) -> str:
             "# Mutants of the code that checks",
             "",
             "`python -m benchmarks.reliability.mutation`: killed of all mutants, by module and by kind of change",
-            "(benchmarks/reliability/mutants.py says what each kind is). Equivalent ones are listed with their reasons in",
-            "benchmarks/reliability/equivalents.json and not counted.",
+            "(benchmarks/reliability/mutants.py says what each kind is). Equivalent ones stand with their reasons in",
+            "benchmarks/reliability/equivalents.json and are not counted.",
             "",
             f"| module | {' | '.join(KINDS)} | all | equivalent |",
             "|---" + "|--:" * (len(KINDS) + 2) + "|",
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     judge = Judge(mutants)
     left_out = [f"--ignore={ROOT / 'tests' / each}" for each in LEFT_OUT]
     status = pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *left_out, *options.tests], [judge])
-    if status != pytest.ExitCode.OK and status != pytest.ExitCode.NO_TESTS_COLLECTED:
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):  # none ran in this process itself
         return 2
     text = report(judge.outcome)
     if options.write:

@@ -1,1 +1,1 @@
-"""Fuzzing: targets, mutators and oracles. A sample runs with the tests; benchmarks/reliability/fuzz.py runs the rest."""
+"""Fuzzing: targets, mutators and oracles. A sample runs here; benchmarks/reliability/fuzz.py is the long run."""

@@ -26,8 +26,9 @@ INTEGERS = sorted(
     | {(1 << 64) - 1}
 )
 WORDS = (
-    "", "a", "A", "m.a", "config.json", "../x", "/etc/passwd", "\x1b[2J", "na\u00efve", "\u202e", "\0", "a" * 513, "raw",
-    "zstd", "rans", "dense", "ulp", "sparse", "lowrank", "factors", "blockq", "add", "replace", "lanes", "stream",
+    "", "a", "A", "m.a", "config.json", "../x", "/etc/passwd", "\x1b[2J", "na\u00efve", "\u202e", "\0", "a" * 513,
+    "raw", "zstd", "rans", "dense", "ulp", "sparse", "lowrank", "factors", "blockq", "add", "replace", "lanes",
+    "stream",
     "bitmap", "gap8", "gap16", "F32", "BF16", "F16", "F64", "U8", "BOOL", "F4", "F6_E2M3", "C64", "I16", "Q1", "Q8",
     "skillpack/1", "__metadata__", "__proto__", "model.safetensors",
 )  # fmt: skip
@@ -291,7 +292,7 @@ def _change_content(parts: Parts, random: Random) -> None:
 
 
 def _decoded(chunk: bytes) -> bytes:
-    """A chunk decoded where it is a zstd frame of moderate size; otherwise as it is, which fits where it is stored raw."""
+    """A chunk decoded where it is a zstd frame of moderate size; otherwise as it is: it may be stored raw."""
     try:
         if not 0 <= zstandard.frame_content_size(chunk) <= 1 << 16:
             return chunk

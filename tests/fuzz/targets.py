@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 import numpy as np
 from builders import EXAMPLES, Plan, full_plan, mixed_plan, plan_of, squeezable_plan, write_base, write_pack
+
 from fuzz.mutators import (
     Mutator,
     change_plain,
@@ -29,12 +30,11 @@ from fuzz.mutators import (
     mutate_preamble,
     mutate_text,
 )
-
 from skillpack_format import bits, container, manifest, storage, wire
 from skillpack_format.arithmetic import NUMPY_BENCH
 from skillpack_format.catalog import CODECS, ENCODINGS
 from skillpack_format.classes import user_rule
-from skillpack_format.contents import is_compatible, plan, target_of
+from skillpack_format.contents import plan, target_of
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import DTYPES, tensor_nbytes
 from skillpack_format.encodings._base import PartSpec
@@ -60,13 +60,14 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """``allowance``: the bytes an execution may allocate at most, beside the length of its input."""
+    """``allowance``: bytes an execution may allocate, unless its input is longer; ``sample``: executions in a test."""
 
     name: str
     seeds: Callable[[], list[bytes]]
     run: Callable[[bytes], bool | None]
     mutate: Mutator
     allowance: int = MIB
+    sample: int = 3000
 
 
 @cache
@@ -470,7 +471,6 @@ def run_side_file(data: bytes) -> None:
 def run_options(data: bytes) -> None:
     """Values of options as a user writes them; click's own refusal counts as one."""
     import click
-
     from skillpack_tools import options
 
     if len(data) > 256:
@@ -493,7 +493,6 @@ def option_seeds() -> list[bytes]:
 def run_command(data: bytes) -> bool:
     """``skillpack inspect`` and ``validate``: a documented exit code, and nothing but printable ASCII on a pipe."""
     from click.testing import CliRunner
-
     from skillpack_tools.cli import skillpack
 
     path = written("shown.skp", data)
@@ -520,15 +519,15 @@ def targets() -> dict[str, Target]:
         Target("packing", packing_seeds, run_packing, mutate_bytes),
         Target("header", header_seeds, run_header, mutate_header),
         Target("index", index_seeds, run_json, mutate_text),
-        Target("folder", folder_seeds, run_folder, mutate_folder),
+        Target("folder", folder_seeds, run_folder, mutate_folder, sample=1000),
         Target("side file", side_file_seeds, run_side_file, mutate_text),
-        Target("options", option_seeds, run_options, mutate_text),
+        Target("options", option_seeds, run_options, mutate_text, sample=1000),
         *(codec(name) for name in CODECS),
         *(component(name) for name in ENCODINGS),
-        Target("pack", lambda: list(packs()), run_pack, mutate_pack, 4 * MIB),
-        Target("validate", lambda: list(packs()), run_validate, mutate_pack, 8 * MIB),
-        Target("apply", lambda: [_base_pack()], run_apply, mutate_pack, 8 * MIB),
-        Target("command", lambda: list(packs()), run_command, mutate_pack, 8 * MIB),
+        Target("pack", lambda: list(packs()), run_pack, mutate_pack, 4 * MIB, sample=1000),
+        Target("validate", lambda: list(packs()), run_validate, mutate_pack, 8 * MIB, sample=200),
+        Target("apply", lambda: [_base_pack()], run_apply, mutate_pack, 8 * MIB, sample=200),
+        Target("command", lambda: list(packs()), run_command, mutate_pack, 8 * MIB, sample=200),
     ]
     return {each.name: each for each in found}
 
