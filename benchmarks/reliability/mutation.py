@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,9 @@ def equivalents() -> dict[str, str]:
 class Judge:
     """A pytest plugin that, instead of running the collected tests, runs them against every mutant."""
 
-    def __init__(self, mutants: list[Mutant]) -> None:
+    def __init__(self, mutants: list[Mutant], most_s: float) -> None:
         self.mutants = mutants
+        self.most_s = most_s
         self.outcome = Outcome(equivalents=equivalents())
         self.scratch = Path(tempfile.mkdtemp(prefix="skillpack-mutation-"))
 
@@ -123,8 +125,11 @@ class Judge:
         mirror = (
             f"unit/{'/'.join(mutant.module.split('.')[:-1])}".rstrip("/") + f"/test_{mutant.module.split('.')[-1]}.py"
         )
-        order = sorted(ids & items.keys(), key=lambda each: (mirror not in each, reached["seconds"][each], each))
-        budget = CPU_S + 2 * sum(reached["seconds"][each] for each in order)
+        seconds = reached["seconds"]
+        order = sorted(ids & items.keys(), key=lambda each: (mirror not in each, seconds[each], each))
+        spent = list(accumulate(seconds[each] for each in order))
+        order = [each for each, sofar in zip(order, spent, strict=True) if mirror in each or sofar <= self.most_s]
+        budget = CPU_S + 2 * sum(seconds[each] for each in order)
 
         def hunt() -> str | None:
             importing = importlib.import_module(f"skillpack_format.{mutant.module}")
@@ -203,12 +208,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="of the mutants, chosen by --seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tests", nargs="*", default=[f"tests/{each}" for each in TESTS], metavar="PATH")
+    parser.add_argument(
+        "--most", type=float, default=60.0, metavar="S", help="of tests a mutant may take  [default: 60]"
+    )
     parser.add_argument("--write", action="store_true", help=f"put the report into {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args(arguments)
     mutants = [each for each in all_mutants() if not options.only or each.module in options.only]
     if options.sample:
         mutants = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
-    judge = Judge(mutants)
+    judge = Judge(mutants, options.most)
     left_out = [f"--ignore={ROOT / 'tests' / each}" for each in LEFT_OUT]
     status = pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *left_out, *options.tests], [judge])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):  # none ran in this process itself
