@@ -47,11 +47,14 @@ class Mutant:
 
     def code(self) -> CodeType:
         """The module compiled with the change."""
+        return compile(self.tree(), str(self.path), "exec")
+
+    def tree(self) -> ast.Module:
         tree = ast.parse(self.path.read_bytes())
         for number, (_, node, _, edit, parents) in enumerate(_edits(tree)):
             if number == self.number:
                 _apply(node, edit, parents)
-        return compile(ast.fix_missing_locations(tree), str(self.path), "exec")
+        return ast.fix_missing_locations(tree)
 
 
 def mutants_of(path: Path, module: str) -> list[Mutant]:

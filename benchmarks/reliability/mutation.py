@@ -49,7 +49,7 @@ MEMORY = 4 << 30
 
 @dataclass
 class Outcome:
-    """How the mutants ended: the test that killed each (or ``time``), None where it survived."""
+    """How the mutants ended: the test that killed each, ``time`` for one that ran on or died, None for a survivor."""
 
     killers: dict[Mutant, str | None] = field(default_factory=dict)
     equivalents: dict[str, str] = field(default_factory=dict)
@@ -135,8 +135,8 @@ class Judge:
             importing = importlib.import_module(f"skillpack_format.{mutant.module}")
             exchange(importing, mutant.code())
             chosen = [items[each] for each in order]
-            for item, following in zip(chosen, [*chosen[1:], None], strict=True):
-                if not _passes(item, following):
+            for index, item in enumerate(chosen):
+                if not _passes(item, chosen[index + 1] if index + 1 < len(chosen) else None):
                     return item.nodeid
             return None
 
@@ -149,15 +149,21 @@ class Judge:
         answer.unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
+            status = 1
             try:
                 resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
                 resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
                 os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(dir=self.scratch)
                 answer.write_text(json.dumps(work()))
+                status = 0
+            except BaseException:  # noqa: BLE001 - the parent ends with it; here stands why
+                sys.excepthook(*sys.exc_info())
             finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        return json.loads(answer.read_bytes()) if answer.exists() else "time"
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+            raise RuntimeError("a mutant could not be judged; the reason stands above")
+        return json.loads(answer.read_bytes()) if os.WIFEXITED(status) else "time"
 
 
 def _passes(item: pytest.Item, following: pytest.Item | None) -> bool:
