@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +23,7 @@ import msgpack
 import numpy as np
 from builders import EXAMPLES, Plan, full_plan, mixed_plan, plan_of, squeezable_plan, write_base, write_pack
 
+from fuzz.archives import archive_seeds, mutate_archive
 from fuzz.mutators import (
     Mutator,
     change_plain,
@@ -461,6 +464,20 @@ def mutate_header(data: bytes, random: Random) -> bytes:
         return mutate_text(data, random)
 
 
+def archives() -> list[Target]:
+    """The target of the torch archive reader, where the library has one."""
+    if not find_spec("skillpack_format.stores.torch_archives"):
+        return []
+    open_archive = import_module("skillpack_format.stores.torch_archives").open_archive
+
+    def run(data: bytes) -> None:
+        with open_archive(written("tensors.pt", data)) as archive:
+            for name, spec in archive.specs.items():
+                require_equal(len(archive.read(name)), spec.nbytes, "a tensor has its computed size")
+
+    return [Target("torch archive", archive_seeds, run, mutate_archive, sample=1000)]
+
+
 def run_side_file(data: bytes) -> None:
     names_code(data)
 
@@ -522,6 +539,7 @@ def targets() -> dict[str, Target]:
         Target("folder", folder_seeds, run_folder, mutate_folder, sample=1000),
         Target("side file", side_file_seeds, run_side_file, mutate_text),
         Target("options", option_seeds, run_options, mutate_text, sample=1000),
+        *archives(),
         *(codec(name) for name in CODECS),
         *(component(name) for name in ENCODINGS),
         Target("pack", lambda: list(packs()), run_pack, mutate_pack, 4 * MIB, sample=1000),
