@@ -15,7 +15,8 @@ from fuzz.mutators import INTEGERS, below, mutate_bytes, pick
 PIECES = [
     *(bytes([code]) for code in range(256)),
     b"(t.", b"}(", b"u.", b"](e", b")R", b"Q", b"q\x00h\x00", b"h\x00h\x00\x86", b"\x85" * 12, b"]" * 12, b"(" * 40,
-    b"cposix\nsystem\n", b"c__builtin__\neval\n", b"ccollections\nOrderedDict\n)R", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"cposix\nsystem\n", b"c__builtin__\neval\n",
+    b"ccollections\nOrderedDict\n)R", b"ctorch._utils\n_rebuild_tensor_v2\n",
     b"ctorch\nFloatStorage\n", b"ctorch\nBoolStorage\n", b"ctorch._utils\n_rebuild_parameter\n", b"X\xff\xff\xff\xff",
     b"X\x01\x00\x00\x00a", b"}X\x09\x00\x00\x00_metadata}sb", b"\x8a\x08" + b"\xff" * 8, b"\x8a\xff", b"G" + bytes(8),
 ]  # fmt: skip
