@@ -466,3 +466,36 @@ def test_a_collector_hears_every_fault() -> None:
 def test_an_entry_is_a_value() -> None:
     kind = TensorIdentity(TensorKind("F32", ()), A)
     assert Entry(name="a", tensor_class="mlp", module="", base=kind, result=None).stats == {}
+
+
+INTEGERS: dict[str, Callable[[Document, int], None]] = {
+    "count": lambda found, value: found["base"].update(count=value),
+    "count ": lambda found, value: found["result"].update(count=value),
+    "length": lambda found, value: found["files"][0].update(length=value),
+    "changed": lambda found, value: found["tensors"][0]["stats"].update(changed=value),
+    "dim": lambda found, value: found["tensors"][0]["result"].update(shape=[2, value]),
+}
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 64])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_an_integer_is_one_that_the_wire_holds(name: str, value: int) -> None:
+    found = document()
+    INTEGERS[name](found, value)
+    code = "manifest.shape" if name == "dim" else "manifest.value"
+    message = refused(code, parse, found).message
+    assert message == f"{name.strip()} is {value}, it must be 0 to {(1 << 64) - 1}"
+
+
+def test_a_document_at_every_limit_is_within_them() -> None:
+    found = document(base={"count": 3, "digest": A, "prints": bytes(12)}, result={"count": 3, "digest": B})
+    limits: dict[str, int] = {
+        "tensors": 3, "tensor_rank": 2, "tensor_bytes": 24, "components": 1, "name_bytes": 1,
+        "metadata_entries": 1, "metadata_bytes": len("authorsomebody"), "side_files": 1, "side_file_bytes": 3,
+    }  # fmt: skip
+    parse(found, Limits(**limits))
+    for name, value in limits.items():
+        assert (
+            f"asks for {name} = {value},"
+            in refused("limit.exceeded", parse, found, Limits(**{name: value - 1})).message
+        )
