@@ -316,7 +316,8 @@ def test_refuses_a_shape_that_does_not_fill_whole_bytes(dtype: str, shape: tuple
 
 
 def test_refuses_an_entry_without_tensors() -> None:
-    refused("manifest.tensor", parse, one(base=None, result=None, components=None))
+    found = refused("manifest.tensor", parse, one(base=None, result=None, components=None))
+    assert found.message.startswith("neither base nor result is there")
 
 
 def test_refuses_an_entry_of_an_unchanged_tensor() -> None:
