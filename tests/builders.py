@@ -198,7 +198,7 @@ def write_pack(path: Path, plan: Plan, *, codec: str = "raw", chunk_bytes: int =
                     result=after.get(name),
                     alias=plan.aliases.get(name),
                     components=tuple(components),
-                    stats=dict(plan.stats),
+                    stats=dict(plan.stats) or None,
                 )
             )
         for _, data in sorted(plan.files.items()):

@@ -149,8 +149,9 @@ def render(value: Any) -> Any:
 def _tensor_row(pack: Pack, entry: Entry) -> TensorRow:
     info = pack.info(entry.name)
     identity = entry.result or entry.base
-    stats = {key: _float32(value) for key, value in entry.stats.items() if isinstance(value, bytes)}
-    changed = entry.stats.get("changed")
+    given = entry.stats or {}
+    stats = {key: _float32(value) for key, value in given.items() if isinstance(value, bytes)}
+    changed = given.get("changed")
     return TensorRow(
         name=entry.name,
         tensor_class=entry.tensor_class,

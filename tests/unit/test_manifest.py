@@ -75,6 +75,12 @@ def test_prints_as_it_stood() -> None:
     assert parse(document()).to_plain() == document()
 
 
+def test_empty_statistics_print_as_they_stood() -> None:
+    found = one(stats={})
+    assert parse(found).to_plain() == found
+    assert parse(found).to_bytes() != parse(one()).to_bytes()
+
+
 def test_an_alias_prints_as_it_stood() -> None:
     aliased = document(tensors=[entry("a", base=None), entry("b", alias="a", components=None)])
     aliased["result"]["count"] = 3
@@ -466,7 +472,7 @@ def test_a_collector_hears_every_fault() -> None:
 
 def test_an_entry_is_a_value() -> None:
     kind = TensorIdentity(TensorKind("F32", ()), A)
-    assert Entry(name="a", tensor_class="mlp", module="", base=kind, result=None).stats == {}
+    assert Entry(name="a", tensor_class="mlp", module="", base=kind, result=None).stats is None
 
 
 INTEGERS: dict[str, Callable[[Document, int], None]] = {
