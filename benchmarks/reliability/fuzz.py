@@ -22,6 +22,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import report
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.md"
 COUNTS = RESULTS.with_suffix(".json")
@@ -49,8 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             if time.monotonic() > ends:
                 break
         COUNTS.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
-        RESULTS.write_text(report(counts))
-    print(report(counts))
+        report.write(RESULTS.name, "benchmarks.reliability.fuzz", "Fuzzing", tell(counts))
+    print(tell(counts))
     return int(any(each["findings"] for each in counts.values()))
 
 
@@ -133,43 +135,52 @@ def _add(counts: dict[str, Any], name: str, found: dict[str, Any], engine: str) 
     held["findings"] = (held["findings"] + found["findings"])[:100]
 
 
-def report(counts: dict[str, Any]) -> str:
-    """The table as Markdown."""
-    total = Counter[str]()
+def tell(counts: dict[str, Any]) -> str:
+    """The table and what it means."""
     rows = []
+    total = Counter[str]()
     for name, each in sorted(counts.items()):
         kinds = Counter(finding["oracle"] for finding in each["findings"])
         total += Counter({key: each[key] for key in ("executions", "guided")}) + kinds
-        cells = [
-            name,
-            f"{each['executions']:,}",
-            f"{each['executions'] / max(each['seconds'], 0.001):,.0f}",
-            f"{each['accepted']:,}",
-            f"{len(each['codes'])}",
-            f"{1000 * each['slowest']:.0f}",
-            f"{each['peak'] / 1024:,.0f}",
-            *(str(number) for number in (kinds["escape"] + kinds["crash"], kinds["hang"], kinds["allocation"])),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(
+            [
+                name,
+                f"{each['executions']:,}",
+                f"{each['executions'] / max(each['seconds'], 0.001):,.0f}",
+                f"{each['accepted']:,}",
+                f"{len(each['codes'])}",
+                f"{1000 * each['slowest']:.0f}",
+                f"{each['peak'] / 1024:,.0f}",
+                *(str(number) for number in (kinds["escape"] + kinds["crash"], kinds["hang"], kinds["allocation"])),
+            ]
+        )
     summary = (
-        f"{total['executions']:,} executions over {len(counts)} targets, {total['guided']:,} of them guided by "
+        f"**{total['executions']:,} executions over {len(counts)} targets**, {total['guided']:,} of them guided by "
         f"coverage (atheris): {total['escape'] + total['crash']} escapes, {total['hang']} hangs, "
         f"{total['allocation']} allocations."
     )
-    return "\n".join([*ABOUT.splitlines(), *rows, "", summary, ""])
+    return f"{summary}\n\n{ABOUT}\n{report.markdown(HEADERS, rows)}"
 
 
+HEADERS = (
+    "target",
+    "executions",
+    "a second",
+    "accepted",
+    "codes",
+    "slowest ms",
+    "peak KiB",
+    "escapes",
+    "hangs",
+    "allocations",
+)
 ABOUT = """\
-# Fuzzing
-
-`python -m benchmarks.reliability.fuzz`: mutants of valid inputs, their digests repaired. Executions a second of
-processor time on one core; the slowest execution in milliseconds of processor time; the largest peak of traced memory
-(every 64th execution) in KiB. An escape is any exception but a SkillPackError with a listed code, a warning, a process
-or connection started, a re-encoding that differs, a crash; a hang is an execution of more than 1 s; an allocation is
-more at once than 1 MiB (a few where a target decodes) and than the input.
-
-| target | executions | a second | accepted | codes | slowest ms | peak KiB | escapes | hangs | allocations |
-|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+Inputs are mutants of valid ones, their digests repaired. `a second` is of processor time on one core; `accepted` of the
+executions, `codes` the different error codes of those refused; the slowest execution in milliseconds of processor time;
+the largest peak of traced memory, every 64th execution. An escape is any exception but a SkillPackError with a listed
+code, a warning, a process or connection started, a re-encoding that differs, a crash; a hang is an execution of more
+than 1 s; an allocation is more at once than 1 MiB (a few where a target decodes) and than the input. Counts add up over
+the runs since the last `--fresh`, mended code included; the findings that were mended have tests of their own.
 """
 
 

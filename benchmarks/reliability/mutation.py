@@ -30,6 +30,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from benchmarks.reliability.mutants import Mutant, exchange, mutants_of
+from benchmarks.results import report
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "skillpack_format"
@@ -170,41 +171,46 @@ def _passes(item: pytest.Item, following: pytest.Item | None) -> bool:
     return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
 
 
-def report(outcome: Outcome) -> str:
-    """The matrix as Markdown: killed of all, by module and kind."""
-    rows = []
+def tell(outcome: Outcome) -> str:
+    """The matrix: killed of all, by module and kind."""
     counts: dict[str, Counter[str]] = {}
     for mutant, killer in outcome.killers.items():
         if killer is None and mutant.key in outcome.equivalents:
-            counts.setdefault(mutant.module, Counter())["equivalent"] += 1
+            for name in (mutant.module, "all"):
+                counts.setdefault(name, Counter())["equivalent"] += 1
             continue
-        for name in (mutant.module, "**all**"):
+        for name in (mutant.module, "all"):
             row = counts.setdefault(name, Counter())
             for column in (mutant.kind, "all"):
                 row[f"{column} of"] += 1
                 row[column] += killer is not None
-    equal = sum(row["equivalent"] for row in counts.values())
-    for name, row in sorted(counts.items()):
-        cells = [f"{row[k]}/{row[k + ' of']}" if row[f"{k} of"] else "" for k in (*KINDS, "all")]
-        rows.append(f"| {name} | {' | '.join(cells)} | {equal if name == '**all**' else row['equivalent'] or ''} |")
+    rows = [
+        [
+            name,
+            *(f"{row[k]}/{row[k + ' of']}" if row[f"{k} of"] else "" for k in (*KINDS, "all")),
+            str(row["equivalent"]),
+        ]
+        for name, row in sorted(counts.items(), key=lambda item: (item[0] != "all", item[0]))
+    ]
     left = [f"- {each.module} line {each.line}: `{each.kind}` {each.change}" for each in outcome.survivors()]
+    matrix = report.markdown(["module", *KINDS, "all", "equivalent"], rows)
     return "\n".join(
         [
-            "# Mutants of the code that checks",
+            f"**{100 * outcome.share:.2f} % killed.**",
             "",
-            "`python -m benchmarks.reliability.mutation`: killed of all mutants, by module and by kind of change",
-            "(benchmarks/reliability/mutants.py says what each kind is). Equivalent ones stand with their reasons in",
-            "benchmarks/reliability/equivalents.json and are not counted.",
+            ABOUT,
+            matrix,
             "",
-            f"| module | {' | '.join(KINDS)} | all | equivalent |",
-            "|---" + "|--:" * (len(KINDS) + 2) + "|",
-            *rows,
-            "",
-            f"{100 * outcome.share:.2f} % killed.",
-            "",
-            *(["Survivors:", "", *left, ""] if left else []),
+            *(["Survivors:", "", *left] if left else []),
         ]
     )
+
+
+ABOUT = """\
+Killed of all mutants, by module and by kind of change: a check deleted, a condition negated, an operand of it left out,
+a bound off by one, an end of an accepted range off by one (mutants.py). Those that change nothing anyone could see
+stand with their reasons in equivalents.json and are not counted.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -227,10 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
     status = pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *left_out, *options.tests], [judge])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):  # none ran in this process itself
         return 2
-    text = report(judge.outcome)
     if options.write:
-        RESULTS.write_text(text)
-    print(text)
+        title = "Mutants of the code that checks"
+        report.write(RESULTS.name, "benchmarks.reliability.mutation --write", title, tell(judge.outcome))
+    print(tell(judge.outcome))
     return int(bool(judge.outcome.survivors()))
 
 
