@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from benchmarks.results import report
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.md"
 COUNTS = RESULTS.with_suffix(".json")
+GRACE_S = 60  # of processor time beyond the slot: for seeds, imports and instrumentation
 ENGINES = ("mutators", "atheris")
 KEPT_KEYS = ("executions", "accepted", "unfit", "seconds")
 
@@ -48,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         for target in every.values():
             seed = int.from_bytes(os.urandom(4), "little")
             _add(counts, target.name, _in_child(target, seed, options.slot, engine), engine)
+            COUNTS.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
             if time.monotonic() > ends:
                 break
-        COUNTS.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
         report.write(RESULTS.name, "benchmarks.reliability.fuzz", "Fuzzing", tell(counts))
     print(tell(counts))
     return int(any(each["findings"] for each in counts.values()))
@@ -73,7 +75,7 @@ def _in_child(target: Target, seed: int, slot: float, engine: str) -> dict[str, 
         child = os.fork()
         if child == 0:
             _work(target, seed, slot, engine, answer)
-        status = _wait(child, 20 * slot + 120)
+        status = _wait(child, slot + GRACE_S)
         if answer.exists():
             found: dict[str, Any] = json.loads(answer.read_bytes())
             return found
@@ -93,8 +95,9 @@ def _work(target: Target, seed: int, slot: float, engine: str, answer: Path) -> 
         ]
         answer.write_text(json.dumps({**plain, "codes": tally.codes, "findings": found}))
 
-    status = 1
+    status, most = 1, int(slot + GRACE_S)
     try:
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most))
         with suppress(Exception):
             target.run(target.seeds()[0])  # so that what is imported when it is needed is there
         oracles.cap_memory()
@@ -112,13 +115,13 @@ def _work(target: Target, seed: int, slot: float, engine: str, answer: Path) -> 
 
 
 def _wait(child: int, seconds: float) -> int | None:
-    """The exit status of ``child``; None where it had to be ended."""
-    ends = time.monotonic() + seconds
+    """The exit status of ``child``; None where it had to be ended, by its limit of processor time or by the clock."""
+    ends = time.monotonic() + 60 * seconds  # one that waits for ever takes no processor time
     while time.monotonic() < ends:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return status
-        time.sleep(0.02)
+            return None if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU else status
+        time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None

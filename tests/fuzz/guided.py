@@ -47,7 +47,8 @@ def explore(target: Target, seed: int, seconds: float, done: Callable[[Tally], N
     with tempfile.TemporaryDirectory() as corpus:
         for index, data in enumerate(target.seeds()):
             Path(corpus, str(index)).write_bytes(data)
-        settings = [f"-seed={seed}", f"-max_len={MAX_INPUT}", "-verbosity=0", "-timeout=0", "-rss_limit_mb=0"]
+        # the oracle counts processor time; libFuzzer's own limit is of the clock, which a busy machine stretches
+        settings = [f"-seed={seed}", f"-max_len={MAX_INPUT}", "-verbosity=0", "-timeout=3600", "-rss_limit_mb=0"]
         atheris.Setup([sys.argv[0], corpus, *settings], execute, custom_mutator=mutate)
         began = process_time()
         atheris.Fuzz()
