@@ -53,14 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
             COUNTS.write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n")
             if time.monotonic() > ends:
                 break
-        report.write(RESULTS.name, "benchmarks.reliability.fuzz", "Fuzzing", tell(counts))
+    report.write(RESULTS.name, "benchmarks.reliability.fuzz", "Fuzzing", tell(counts))
     print(tell(counts))
     return int(any(each["findings"] for each in counts.values()))
 
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600.0, help="how long to go on  [default: 600]")
+    parser.add_argument("--seconds", type=float, default=600.0, help="0: only the report  [default: 600]")
     parser.add_argument("--slot", type=float, default=10.0, help="of processor time, a target and round  [default: 10]")
     parser.add_argument("--engine", choices=(*ENGINES, "both"), default=ENGINES[0], help="both: in turn")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of targets")
