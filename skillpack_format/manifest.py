@@ -58,7 +58,7 @@ class Entry:
     result: TensorIdentity | None
     alias: str | None = None
     components: tuple[Component, ...] = ()
-    stats: dict[str, int | bytes] | None = None
+    stats: dict[str, int | bytes] | None = None  # None: the key is not there, which an empty map is not
 
 
 @dataclass(frozen=True, slots=True)

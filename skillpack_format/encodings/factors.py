@@ -139,7 +139,7 @@ def _parse_band(plain: Any, grid: Grid, where: str) -> BandParams:
 
 def _open_band(k: int, band: BandParams, params: Params, grid: Grid, parts: Parts, where: str) -> OpenBand:
     s = parts[f"s{k}"].view(np.float32)
-    require_finite(s, where, "S")  # before it is widened, which warns of a signalling NaN
+    require_finite(s, where, "S")  # before it is widened: numpy warns of signalling NaNs
     u = _open_factor("u", k, grid.rows, band, params, parts, grid, where)
     v = _open_factor("v", k, grid.cols, band, params, parts, grid, where)
     return OpenBand(s.astype(np.float64).reshape(grid.stack, band.rank), u, v)

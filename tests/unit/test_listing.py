@@ -75,7 +75,7 @@ def without(name: str) -> Tensors:
 def test_names_a_tensor_the_base_lacks(tmp_path: Path, manifest: Manifest) -> None:
     found = kinds(tmp_path, manifest, without("m.old"))
     assert found is not None
-    assert (found.code, found.where) == ("base.missing", "tensor 'm.old'")
+    assert (found.code, found.where, found.message) == ("base.missing", "tensor 'm.old'", "the base lacks it")
 
 
 def test_names_a_tensor_that_would_be_added_and_is_there(tmp_path: Path, manifest: Manifest) -> None:

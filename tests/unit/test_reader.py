@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -243,3 +244,14 @@ def test_every_example_has_the_delta_its_base_shows(tmp_path: Path) -> None:
     with open_pack(write_pack(tmp_path / "p.skp", plan_of(case))) as found:
         delta, made = found.get_delta("add"), found.get_tensor("add", F32_BASE).view(np.float32)
     assert (np.frombuffer(F32_BASE, np.float32) + delta.reshape(-1)).tolist() == made.tolist()
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_leaves_the_cyclic_collector_as_it_was(tmp_path: Path, is_enabled: bool) -> None:
+    path = write_pack(tmp_path / "p.skp", full_plan())
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        Pack(path).close()
+        assert gc.isenabled() == is_enabled
+    finally:
+        gc.enable()

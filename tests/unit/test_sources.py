@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skillpack_format.errors import SkillPackError
-from skillpack_format.sources import SourceFile
+from skillpack_format.sources import SourceFile, input_errors
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -79,6 +79,15 @@ def test_refuses_a_fifo_without_waiting(tmp_path: Path) -> None:
     with pytest.raises(SkillPackError) as caught:
         SourceFile(tmp_path / "pipe")
     assert caught.value.code == "input.failed"
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"), [(OSError(5, "Input/output error"), "Input/output error"), (OSError("odd"), "odd")]
+)
+def test_says_what_the_system_says(tmp_path: Path, failure: OSError, says: str) -> None:
+    with pytest.raises(SkillPackError) as caught, input_errors(tmp_path):
+        raise failure
+    assert (caught.value.code, caught.value.message) == ("input.failed", f"cannot be read: {says}")
 
 
 @pytest.mark.parametrize("name", ["none", "a\0b", "x" * 256])
