@@ -265,12 +265,9 @@ def blocks_of(pack: Pack, name: str, base: bytes | None) -> bytes:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in full_plan().cases.items()])
-def test_blocks_are_the_tensor_where_components_only_add(pack: Pack, name: str) -> None:
+def test_blocks_are_the_tensor(pack: Pack, name: str) -> None:
     base = full_plan().cases[name].raw
-    if pack.open_components(name).rewriting is None:
-        assert blocks_of(pack, name, base) == pack.get_tensor(name, base).tobytes()
-    else:
-        refused("unsupported.operation", blocks_of, pack, name, base)
+    assert blocks_of(pack, name, base) == pack.get_tensor(name, base).tobytes()
 
 
 def additive(folder: Path) -> tuple[Path, str, bytes]:
