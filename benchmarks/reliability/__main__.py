@@ -61,7 +61,7 @@ def faults(root: Path, count: int | None) -> Part:
 
 
 def powerloss(root: Path, count: int | None) -> Part:
-    tally = powerloss_room.run(count or 400, 400, root, progress("powerloss"))
+    tally = powerloss_room.run(count or 400, 100, root, progress("powerloss"))
     return Part(
         [
             ["states of the disk", f"{tally.states:,}"],
