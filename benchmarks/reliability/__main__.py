@@ -5,7 +5,8 @@
     python -m benchmarks.reliability races --count 50
 
 Parts: faults, powerloss, races, damage, bases, memory. Each keeps its figures in results/reliability.json, from which
-results/reliability.md is written. Ends with 1 when a promise was broken.
+results/reliability.md is written; one that is stopped by Ctrl-C tells what it has done. Ends with 1 when a promise was
+broken.
 """
 
 from __future__ import annotations
@@ -206,7 +207,8 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start without the first
+        signal.signal(each, signal.default_int_handler)
     parser = argparse.ArgumentParser("python -m benchmarks.reliability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all of them)")
     parser.add_argument("--count", type=int, help="points, races, bases; damage: per million; powerloss: per moment")
