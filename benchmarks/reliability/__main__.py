@@ -165,7 +165,7 @@ def progress(name: str) -> Callable[[int, int], None]:
 
 def run_part(name: str, count: int | None) -> bool:
     """Run one part and keep its figures; whether every promise was kept."""
-    start = time.monotonic()
+    start, commit = time.monotonic(), report.commit()  # of the code that runs, whatever is checked out at its end
     with tempfile.TemporaryDirectory(dir=_memory_folder(), prefix="skillpack-") as folder:
         root = Path(folder) / name
         root.mkdir()
@@ -173,7 +173,13 @@ def run_part(name: str, count: int | None) -> bool:
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     command = f"python -m benchmarks.reliability {name}" + (f" --count {count}" if count is not None else "")
     when = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
-    plain = {"command": command, "when": when, "seconds": round(time.monotonic() - start), **asdict(part)}
+    plain = {
+        "command": command,
+        "commit": commit,
+        "when": when,
+        "seconds": round(time.monotonic() - start),
+        **asdict(part),
+    }
     kept[name] = {**plain, "bad": part.bad[:MAX_BAD]}
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
     _write_page(kept)
@@ -187,7 +193,12 @@ def _write_page(kept: dict[str, Any]) -> None:
     body = []
     for name in [each for each in PARTS if each in kept]:
         part = kept[name]
-        body += [f"## {TITLES[name]}", "", f"`{part['command']}`, {part['when']}, {part['seconds']:,} s", ""]
+        body += [
+            f"## {TITLES[name]}",
+            "",
+            f"`{part['command']}`, {part.get('commit', 'commit unknown')}, {part['when']}, {part['seconds']:,} s",
+            "",
+        ]
         body += [report.markdown(["", "figure"], part["rows"]), ""]
         body += [f"- broken: {each}" for each in part["bad"]]
     report.write("reliability.md", "benchmarks.reliability", "Reliability", "\n".join(body))
