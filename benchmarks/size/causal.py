@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.size import texts
 
 VOCABULARY: Final = 4096
+END: Final = "<|end|>"
 WINDOW: Final = 128  # tokens of one training text
 BATCH: Final = 12
 SEED: Final = 20240522
@@ -89,7 +90,9 @@ def prefer(base: Path, out: Path) -> str:
     changed = sum(int((value != start[name]).sum()) for name, value in model.named_parameters())
     total = sum(value.numel() for value in start.values())
     _save(model, tokenizer, out)
-    return f"held-out preference margin {before:.4f} -> {after:.4f}; {100 * changed / total:.1f} % of the weights changed"
+    return (
+        f"held-out preference margin {before:.4f} -> {after:.4f}; {100 * changed / total:.1f} % of the weights changed"
+    )
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -98,20 +101,12 @@ def load(folder: Path) -> tuple[Any, Any]:
     return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
-def held_out_windows(folder: Path, kind: str) -> torch.Tensor:
-    """Token windows that no training saw: (EVALUATED, WINDOW) of "python" or "headers", with the folder's tokenizer."""
+def windows(folder: Path, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token windows of "python" or "headers" by the folder's tokenizer: (training, EVALUATED that no training saw)."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     source = texts.python_text(PYTHON_CHARACTERS) if kind == "python" else texts.header_text(HEADER_CHARACTERS)
-    windows = _windows(tokenizer, source[1])
-    return windows[:: max(1, len(windows) // EVALUATED)][:EVALUATED]
-
-
-def log_probabilities(folder: Path, windows: torch.Tensor) -> torch.Tensor:
-    """(windows, tokens, vocabulary) float32, computed in float32."""
-    model, _ = load(folder)
-    with torch.inference_mode():
-        parts = [model(part).logits.log_softmax(-1) for part in windows.split(BATCH)]
-    return torch.cat(parts)
+    train, unseen = (_windows(tokenizer, text) for text in source)
+    return train, unseen[:: max(1, len(unseen) // EVALUATED)][:EVALUATED]
 
 
 def kl_ratio(base: torch.Tensor, tuned: torch.Tensor, packed: torch.Tensor) -> float:
@@ -124,9 +119,7 @@ def _kl(wanted: torch.Tensor, found: torch.Tensor) -> float:
     return sum(float((w.double().exp() * (w.double() - f.double())).sum()) for w, f in zip(wanted, found, strict=True))
 
 
-def _train(
-    model: Any, tokenizer: Any, train: str, held_out: str, steps: int, rate: float
-) -> tuple[float, float]:
+def _train(model: Any, tokenizer: Any, train: str, held_out: str, steps: int, rate: float) -> tuple[float, float]:
     """Train every parameter for ``steps``; held-out loss before and after."""
     windows, unseen = _windows(tokenizer, train), _windows(tokenizer, held_out)[:EVALUATED]
     before = _loss(model, unseen)
@@ -186,10 +179,10 @@ def _train_tokenizer(text: str) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
 
 
 def _windows(tokenizer: Any, text: str) -> torch.Tensor:
@@ -208,4 +201,3 @@ def _save(model: Any, tokenizer: Any, out: Path) -> None:
 def _progress(line: str, last: bool) -> None:
     if sys.stderr.isatty():
         print(f"\r{line}", end="\n" if last else "", file=sys.stderr, flush=True)
-

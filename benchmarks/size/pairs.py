@@ -23,7 +23,7 @@ from benchmarks.results import report
 OUT: Final = report.ROOT / "benchmarks" / "out" / "size"
 READY: Final = "READY"  # beside a finished training: what it reached
 LIGHT_STEPS, LIGHT_RATE = 30, 5e-5
-HEAVY_STEPS, HEAVY_RATE = 80, 4e-4
+HEAVY_STEPS, HEAVY_RATE = 40, 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ def ensure(names: Sequence[str]) -> list[Pair]:
             print(f"training {', '.join(missing)}", flush=True)
             command = [sys.executable, "-m", "benchmarks.size.pairs", *missing]
             running.append(subprocess.Popen(command, cwd=report.ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}))
-    if any([process.wait() != 0 for process in running]):  # a list: both are waited for
+    codes = [process.wait() for process in running]
+    if any(codes):
         raise SystemExit("a training failed")
     return chosen
 
