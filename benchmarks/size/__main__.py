@@ -19,8 +19,7 @@ from benchmarks.size import pairs, tables
 from benchmarks.size.chart import Panel, draw
 from benchmarks.size.curves import TARGETS
 from benchmarks.size.functions import HELD_OUT_PAIRS
-from benchmarks.size.measure import MEASURED, Measured
-from benchmarks.size.ours import NAME
+from benchmarks.size.measured import NAME, Measured
 from benchmarks.size.peers.environment import PACKAGES, Environment
 
 NAMES = [pair.name for pair in pairs.PAIRS]
@@ -43,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             codes = list(pool.map(lambda pair: _measure(pair.name, flags), chosen))
         if any(codes):
             return 2
-    found = [Measured.load(MEASURED / f"{name}.json") for name in names if (MEASURED / f"{name}.json").exists()]
+    found = [
+        Measured.load(pairs.MEASURED / f"{name}.json") for name in names if (pairs.MEASURED / f"{name}.json").exists()
+    ]
     missed = write(found)
     print("\n".join(missed) or "every target is met")
     return 1 if missed else 0
@@ -92,7 +93,7 @@ def _pairs(found: Sequence[Measured]) -> str:
     return report.markdown(headers, rows)
 
 
-HOW = f"""Each pair is trained by `benchmarks/size/pairs.py` from local text. Bytes are those of everything that has to be
+HOW = f"""Each pair is trained by `benchmarks/size/pairs.py` from local text. Bytes are those of all that has to be
 shipped beside the base, read from the file; an error is measured on the checkpoint that the method really rebuilds,
 in float32: for MiniLM E|f(packed) - f(tuned)|² / E|f(base) - f(tuned)|² over {{held_out}} held-out texts, f the
 sentence embedding; for the language model KL(tuned || packed) / KL(tuned || base) over held-out text.

@@ -241,9 +241,9 @@ def _body(parameters: int, options: argparse.Namespace, steps: dict[str, dict[st
         rows.append([step, f"{found['seconds']:.0f}", memory, f"{found['pack_bytes']:,}"])
     table = report.markdown(["step", "seconds", "peak memory", "bytes of the pack"], rows)
     parts = [
-        f"{parameters:,} parameters in bfloat16 ({2 * parameters:,} bytes), {options.layers} layers of TinyLlama's shapes; "
-        f"weights and change are generated. Recipe {options.quality}, {options.threads} threads; each step in a process "
-        "of its own, peak memory as the system tells it (`ru_maxrss`).",
+        f"{parameters:,} parameters in bfloat16 ({2 * parameters:,} bytes), {options.layers} layers of TinyLlama's "
+        f"shapes; weights and change are generated. Recipe {options.quality}, {options.threads} threads; each step in "
+        "a process of its own, peak memory as the system tells it (`ru_maxrss`).",
         table,
     ]
     for step, found in steps.items():

@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,39 +25,13 @@ from benchmarks.size import ours
 from benchmarks.size.change import Candidate, Change
 from benchmarks.size.curves import Point
 from benchmarks.size.functions import Function, function_of
-from benchmarks.size.pairs import OUT, PAIRS, Pair
+from benchmarks.size.measured import LOW_RANK, MERGEKIT, NAME, Measured
+from benchmarks.size.pairs import MEASURED, PAIRS, Pair
 from benchmarks.size.peers import bands, deltatensors, lossless, lowrank, onebit
 from benchmarks.size.peers.environment import Absent, Environment
 
-MEASURED: Final = OUT / "measured"
 HERE: Final = Path(__file__).parent
 SHARED_SOURCES: Final = ("functions.py", "change.py", "pairs.py", "peers/packing.py", "peers/environment.py")
-
-
-@dataclass(slots=True)
-class Measured:
-    """All that was measured of one pair."""
-
-    pair: str
-    dtype: str
-    reached: str
-    tuned_bytes: int
-    curves: dict[str, list[Point]] = field(default_factory=dict)
-    exact: dict[str, int] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-    entropy: list[dict[str, Any]] = field(default_factory=list)
-    weights_changed: float = 0.0
-    kept: int = 0  # families whose points come from an earlier run
-    families: int = 0
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Measured:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        plain["curves"] = {name: [Point(**point) for point in points] for name, points in plain["curves"].items()}
-        return cls(**plain)
 
 
 Named = tuple[str, Candidate]  # a method's name and one of its files
@@ -110,17 +84,17 @@ class Bench:
         """SkillPack, lossy and lossless."""
         points = []
         exact = ours.lossless(self.change, self.work)
-        self.measured.exact[ours.NAME] = exact.candidate.nbytes
-        print(f"{self.pair.name} {ours.NAME} lossless: {exact.candidate.nbytes:,} bytes", flush=True)
+        self.measured.exact[NAME] = exact.candidate.nbytes
+        print(f"{self.pair.name} {NAME} lossless: {exact.candidate.nbytes:,} bytes", flush=True)
         self._note(exact)
         for packed in ours.packs(self.change, self.work):
             error = self.function.error(packed.candidate.tensors)
             point = Point(packed.candidate.label, packed.candidate.nbytes, error)
-            print(f"{self.pair.name} {ours.NAME} {point.label}: {point.nbytes:,} bytes, error {error:.3g}", flush=True)
+            print(f"{self.pair.name} {NAME} {point.label}: {point.nbytes:,} bytes, error {error:.3g}", flush=True)
             points.append(point)
             self._note(packed)
         points.append(Point("lossless", exact.candidate.nbytes, 0.0))
-        self.measured.curves[ours.NAME] = points
+        self.measured.curves[NAME] = points
 
     def _note(self, packed: ours.Packed) -> None:
         entropy = packed.entropy
@@ -203,15 +177,6 @@ def _low_rank(bench: Bench) -> None:
                 name, lowrank.mergekit(change, work, environment, embed_lora=embed_lora)
             ),
         )
-
-
-LOW_RANK: Final = "bf16 SVD"
-MERGEKIT: Final = "mergekit-extract-lora 0.1.5"
-
-
-def is_low_rank(method: str) -> bool:
-    """Whether a method is a low-rank extraction in bfloat16."""
-    return method.startswith((LOW_RANK, MERGEKIT))
 
 
 def _named(name: str, candidates: Iterable[Candidate]) -> Iterable[Named]:

@@ -21,6 +21,7 @@ from typing import Final
 from benchmarks.results import report
 
 OUT: Final = report.ROOT / "benchmarks" / "out" / "size"
+MEASURED: Final = OUT / "measured"
 READY: Final = "READY"  # beside a finished training: what it reached
 LIGHT_STEPS, LIGHT_RATE = 30, 5e-5
 HEAVY_STEPS, HEAVY_RATE = 40, 5e-4

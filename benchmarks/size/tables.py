@@ -7,8 +7,7 @@ from typing import Final
 
 from benchmarks.results import report
 from benchmarks.size.curves import TARGETS, Point, Reach, best_of, reach
-from benchmarks.size.measure import Measured, is_low_rank
-from benchmarks.size.ours import NAME
+from benchmarks.size.measured import NAME, Measured, is_low_rank
 
 HALF: Final = 0.5  # of the best lossy peer's bytes
 TENTH: Final = 0.1  # of a low-rank extraction's in bfloat16
