@@ -16,8 +16,8 @@ from benchmarks import minilm
 from benchmarks.size import causal, texts
 from benchmarks.size.pairs import Pair
 
-HELD_OUT_PAIRS: Final = 60  # a query and its answer each
-CALIBRATION_PAIRS: Final = 48
+HELD_OUT_PAIRS: Final = 40  # a query and its answer each
+CALIBRATION_PAIRS: Final = 32
 CALIBRATION_WINDOWS: Final = 48
 
 
@@ -79,7 +79,7 @@ class Encoder(Function):
         return minilm.error_ratio(base, tuned, packed)
 
     def calibrate(self) -> list[Any]:
-        return [self.train[start : start + 24] for start in range(0, len(self.train), 24)]
+        return [self.train[start : start + 16] for start in range(0, len(self.train), 16)]
 
     def forward(self, batch: Any) -> torch.Tensor:
         return minilm.embed(self.model, self.tokenizer, batch)

@@ -19,9 +19,9 @@ from benchmarks.size.peers.gptq import Inverse, layer_inputs, quantise
 from benchmarks.size.peers.packing import Shipment, pack_codes
 
 SCHEDULE: Final = ((8, 0.02), (4, 0.18), (2, 0.80))  # (bits, share of the rank): 20, 180 and 800 of 1000
-SHARES: Final = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)  # of the full rank
+SHARES: Final = (0.05, 0.12, 0.3, 0.7)  # of the full rank
 MLP_MORE: Final = 1.4  # an MLP's rank over that of attention, as in the codes
-PRUNED: Final = (0.005, 0.01, 0.02, 0.05, 0.10, 0.20)  # share of an embedding's elements that is kept, one a rank
+PRUNED: Final = (0.005, 0.02, 0.05, 0.15)  # share of an embedding's elements that is kept, one a rank
 
 
 def candidates(change: Change, function: Function, *, calibrated: bool) -> Iterator[tuple[str, Candidate]]:
@@ -87,8 +87,8 @@ def _banded(
             arrays[f"{side}{bits}.codes"] = pack_codes(coded.codes, bits)
             arrays[f"{side}{bits}.scales"] = coded.scales
             arrays[f"{side}{bits}.zeros"] = pack_codes(coded.zeros, bits)
-            if coded.order is not None:
-                arrays[f"{side}{bits}.order"] = coded.order
+            if coded.order is not None:  # all bands of V follow that of the inputs: stored once
+                arrays["v.order" if side == "v" else f"u{bits}.order"] = coded.order
         start = stop
     return arrays, delta
 

@@ -13,10 +13,8 @@ from benchmarks.size.peers.environment import Environment
 
 SETTINGS: Final = (  # label, strategy, the one argument it takes
     ("int4, 1 % outliers", "int4", "outlier_fraction=0.01"),
-    ("int4, 5 % outliers", "int4", "outlier_fraction=0.05"),
     ("1-bit rows", "quantized", ""),
     ("sparse 90 %", "sparse", "sparsity=0.9"),
-    ("sparse 99 %", "sparse", "sparsity=0.99"),
 )
 
 

@@ -14,7 +14,7 @@ from benchmarks.size.change import Candidate, Change
 from benchmarks.size.peers.environment import Absent, Environment
 from benchmarks.size.peers.packing import Shipment
 
-RANKS: Final = (4, 8, 16, 32, 64, 128, 192)
+RANKS: Final = (4, 16, 32, 64, 128)
 EXTRACTED_RANKS: Final = (8, 32, 64, 128, 256)
 ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
 

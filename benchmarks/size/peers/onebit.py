@@ -17,8 +17,8 @@ from benchmarks.size.change import Candidate, Change
 from benchmarks.size.functions import Function
 from benchmarks.size.peers.packing import Shipment, pack_codes
 
-STEPS: Final = 40
-RATE: Final = 0.03  # of the logarithm of a scale
+STEPS: Final = 24
+RATE: Final = 0.05  # of the logarithm of a scale
 
 
 def candidates(change: Change, function: Function) -> Iterator[Candidate]:

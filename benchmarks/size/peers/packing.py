@@ -49,7 +49,8 @@ def packed_size(value: torch.Tensor) -> int:
 
 def raw_bytes(value: torch.Tensor) -> bytes:
     """The little-endian bytes of a tensor of any dtype."""
-    return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    flat = value.reshape(-1).clone(memory_format=torch.contiguous_format)  # one element may come with any stride
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int) -> torch.Tensor:
