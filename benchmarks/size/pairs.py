@@ -23,8 +23,17 @@ from benchmarks.results import report
 OUT: Final = report.ROOT / "benchmarks" / "out" / "size"
 MEASURED: Final = OUT / "measured"
 READY: Final = "READY"  # beside a finished training: what it reached
-LIGHT_STEPS, LIGHT_RATE = 30, 5e-5
-HEAVY_STEPS, HEAVY_RATE = 40, 5e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How hard the encoder is tuned."""
+
+    steps: int
+    rate: float
+
+
+LIGHT: Final = Training(30, 5e-5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,7 @@ class Pair:
     base: Path
     tuned: Path
     made: Path  # the training whose READY says what was reached
+    training: Training | None = None  # of the encoder; the language model's is in ``causal``
 
     def base_file(self) -> Path:
         return self.base / "model.safetensors"
@@ -50,11 +60,11 @@ class Pair:
         return (self.made / READY).read_text(encoding="utf-8").strip()
 
 
-def _encoder(task: str, weight: str, dtype: str, held_out: str) -> Pair:
+def _encoder(task: str, weight: str, dtype: str, held_out: str, training: Training) -> Pair:
     suffix = "" if dtype == "f32" else f"-{dtype}"
     made = OUT / f"minilm-{task}-{weight}"
     base, tuned = OUT / "minilm" / f"base{suffix}", made / f"tuned{suffix}"
-    return Pair(f"minilm-{task}-{weight}-{dtype}", "encoder", dtype, held_out, base, tuned, made)
+    return Pair(f"minilm-{task}-{weight}-{dtype}", "encoder", dtype, held_out, base, tuned, made, training)
 
 
 def _causal(name: str, held_out: str) -> Pair:
@@ -63,11 +73,11 @@ def _causal(name: str, held_out: str) -> Pair:
 
 
 PAIRS: Final = (
-    _encoder("python", "light", "bf16", "functions"),
-    _encoder("python", "light", "f32", "functions"),
-    _encoder("python", "heavy", "bf16", "functions"),
-    _encoder("headers", "light", "bf16", "declarations"),
-    _encoder("headers", "heavy", "bf16", "declarations"),
+    _encoder("python", "light", "bf16", "functions", LIGHT),
+    _encoder("python", "light", "f32", "functions", LIGHT),
+    _encoder("python", "heavy", "bf16", "functions", Training(70, 4e-4)),
+    _encoder("headers", "light", "bf16", "declarations", LIGHT),
+    _encoder("headers", "heavy", "bf16", "declarations", Training(40, 5e-4)),
     _causal("headers", "headers"),
     _causal("preference", "python"),
 )
@@ -123,7 +133,8 @@ def _make_encoder(pair: Pair) -> None:
 
     def train(folder: Path) -> str:
         data = minilm.harvest() if pair.held_out == "functions" else texts.declarations()
-        steps, rate = (HEAVY_STEPS, HEAVY_RATE) if "heavy" in pair.name else (LIGHT_STEPS, LIGHT_RATE)
+        assert pair.training is not None
+        steps, rate = pair.training.steps, pair.training.rate
         tuned = folder / "tuned"
         before, after = minilm.train_on(data, plain, tuned, steps=steps, learning_rate=rate, threads=1)
         minilm.cast_checkpoint(tuned, folder / "tuned-bf16", "bf16")
