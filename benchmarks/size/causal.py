@@ -115,8 +115,15 @@ def kl_ratio(base: torch.Tensor, tuned: torch.Tensor, packed: torch.Tensor) -> f
 
 
 def _kl(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    """Sum over tokens; one window at a time in float64, so that a small divergence is not rounding."""
-    return sum(float((w.double().exp() * (w.double() - f.double())).sum()) for w, f in zip(wanted, found, strict=True))
+    """Sum over tokens of E_p[r - 1 - log r], r = q / p: KL, as both sum to one, in a form that rounding leaves above 0.
+
+    One window at a time in float64.
+    """
+    total = 0.0
+    for p, q in zip(wanted, found, strict=True):
+        log_r = q.double() - p.double()
+        total += float((p.double().exp() * (log_r.expm1() - log_r)).sum())
+    return total
 
 
 def _train(model: Any, tokenizer: Any, train: str, held_out: str, steps: int, rate: float) -> tuple[float, float]:
