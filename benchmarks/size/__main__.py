@@ -71,9 +71,11 @@ def _measure(name: str, flags: Sequence[str]) -> int:
 def _body(found: Sequence[Measured], missed: Sequence[str]) -> str:
     kept, families = sum(each.kept for each in found), sum(each.families for each in found)
     run = (
-        f"Of {families} families of peers (each on each pair) {kept} were measured in an earlier run of the same code."
+        f"Of {families} families of peers, each counted once a pair, {kept} come from an earlier run of the same code."
     )
-    parts = [HOW.format(held_out=2 * HELD_OUT_PAIRS, run=run if kept else "All of it was measured in one run.")]
+    parts = [
+        HOW.format(held_out=2 * HELD_OUT_PAIRS, run=run if kept else "Peers and SkillPack were measured together.")
+    ]
     parts += ["## In short", tables.headline(found), "![Bytes against function error](size.svg)"]
     parts += ["## What was aimed at and missed", "\n".join(f"- {line}" for line in missed) or "Nothing."]
     parts += ["## The pairs", _pairs(found)]
@@ -88,8 +90,8 @@ def _body(found: Sequence[Measured], missed: Sequence[str]) -> str:
 
 
 def _pairs(found: Sequence[Measured]) -> str:
-    headers = ["pair", "bytes", "weights that differ", "what the training moved"]
-    rows = [[e.pair, f"{e.tuned_bytes:,}", f"{100 * e.weights_changed:.1f} %", e.reached] for e in found]
+    headers = ["pair", "bytes", "weights that differ", "what the training moved", "measured"]
+    rows = [[e.pair, f"{e.tuned_bytes:,}", f"{100 * e.weights_changed:.1f} %", e.reached, e.when] for e in found]
     return report.markdown(headers, rows)
 
 

@@ -8,6 +8,7 @@ A peer's points are used again while the pair and the modules that made them are
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.results import report
 from benchmarks.size import ours
 from benchmarks.size.change import Candidate, Change
 from benchmarks.size.curves import Point
@@ -31,7 +33,7 @@ from benchmarks.size.peers import bands, deltatensors, lossless, lowrank, onebit
 from benchmarks.size.peers.environment import Absent, Environment
 
 HERE: Final = Path(__file__).parent
-SHARED_SOURCES: Final = ("functions.py", "change.py", "pairs.py", "peers/packing.py", "peers/environment.py")
+SHARED_SOURCES: Final = ("functions.py", "causal.py", "change.py", "peers/packing.py", "peers/environment.py")
 
 
 Named = tuple[str, Candidate]  # a method's name and one of its files
@@ -51,6 +53,7 @@ class Bench:
         self.environment = Environment()
         tuned_bytes = pair.tuned_file().stat().st_size
         self.measured = Measured(pair.name, pair.dtype, pair.reached(), tuned_bytes)
+        self.measured.when = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, {report.commit()}"
         self.measured.weights_changed = _share_changed(self.change)
         digest = hashlib.sha256(pair.base_file().read_bytes() + pair.tuned_file().read_bytes())
         self.key = digest.hexdigest()

@@ -32,6 +32,7 @@ class Measured:
     absent: dict[str, str] = field(default_factory=dict)
     entropy: list[dict[str, Any]] = field(default_factory=list)
     weights_changed: float = 0.0
+    when: str = ""  # date and commit
     kept: int = 0  # families whose points come from an earlier run
     families: int = 0
 

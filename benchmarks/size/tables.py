@@ -105,10 +105,10 @@ def missed(pairs: Sequence[Measured]) -> list[str]:
                     found.append(f"{pair.pair}: no lossy pack has an error of {target:g}.")
                 elif mine.nbytes > most * rival[1].nbytes:
                     share = mine.nbytes / rival[1].nbytes
-                    found.append(f"{pair.pair}, error {target:g}: {share:.2f} of {what} ({rival[0]}), not {most:g}.")
+                    found.append(f"{pair.pair}, error {target:g}: {share:.3f} of {what} ({rival[0]}), not {most:g}.")
         share = pair.exact[NAME] / _best_exact(pair)[1]
         if share > LOSSLESS_GAIN:
-            found.append(f"{pair.pair}, lossless: {share:.2f} of {_best_exact(pair)[0]}, not {LOSSLESS_GAIN:g}.")
+            found.append(f"{pair.pair}, lossless: {share:.3f} of {_best_exact(pair)[0]}, not {LOSSLESS_GAIN:g}.")
         for each in pair.entropy:
             over = each["nbytes"] / each["entropy"] - 1 if each["entropy"] else 0.0
             if each["nbytes"] > ENTROPY_FROM and over > ENTROPY_SLACK:

@@ -19,9 +19,9 @@ from benchmarks.size.peers.gptq import Inverse, layer_inputs, quantise
 from benchmarks.size.peers.packing import Shipment, pack_codes
 
 SCHEDULE: Final = ((8, 0.02), (4, 0.18), (2, 0.80))  # (bits, share of the rank): 20, 180 and 800 of 1000
-SHARES: Final = (0.05, 0.12, 0.3, 0.7)  # of the full rank
+SHARES: Final = (0.02, 0.05, 0.12, 0.3, 0.7)  # of the full rank
 MLP_MORE: Final = 1.4  # an MLP's rank over that of attention, as in the codes
-PRUNED: Final = (0.005, 0.02, 0.05, 0.15)  # share of an embedding's elements that is kept, one a rank
+PRUNED: Final = (0.001, 0.005, 0.02, 0.05, 0.15)  # share of an embedding's elements that is kept, one a rank
 
 
 def candidates(change: Change, function: Function, *, calibrated: bool) -> Iterator[tuple[str, Candidate]]:
