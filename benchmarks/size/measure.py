@@ -33,6 +33,7 @@ from benchmarks.size.peers import bands, deltatensors, lossless, lowrank, onebit
 from benchmarks.size.peers.environment import Absent, Environment
 
 HERE: Final = Path(__file__).parent
+SOURCES: Final = {path.relative_to(HERE).as_posix(): path.read_bytes() for path in HERE.rglob("*.py")}  # as they run
 SHARED_SOURCES: Final = ("functions.py", "causal.py", "change.py", "peers/packing.py", "peers/environment.py")
 
 
@@ -145,14 +146,20 @@ def measure(pair: Pair, *, again: bool = False, only_ours: bool = False) -> Path
     change, function, work, environment = bench.change, bench.function, bench.work, bench.environment
     bench.ours()
     _low_rank(bench)
-    bench.family(
-        "BitDelta", ("peers/onebit.py",), lambda: _named("BitDelta (clean-room)", onebit.candidates(change, function))
-    )
-    bench.family("bands", ("peers/bands.py", "peers/gptq.py"), lambda: _bands(change, function, calibrated=False))
-    bench.family("bands, GPTQ", ("peers/bands.py", "peers/gptq.py"), lambda: _bands(change, function, calibrated=True))
-    name = "deltatensors 0.2.0"
+    name = "BitDelta, embeddings {} (clean-room)"
+    bench.family("BitDelta", ("peers/onebit.py",), lambda: _variants(name, onebit.candidates(change, function)))
+    for calibrated, how in ((False, "nearest"), (True, "GPTQ")):
+        bench.family(
+            f"bands, {how}",
+            ("peers/bands.py", "peers/gptq.py"),
+            lambda calibrated=calibrated, how=how: _variants(  # type: ignore[misc]
+                f"SVD in 8/4/2 bits, {how}, embeddings {{}} (GraftLLM, clean-room)",
+                bands.candidates(change, function, calibrated=calibrated),
+            ),
+        )
     sources = ("peers/deltatensors.py", "peers/deltatensors_inside.py")
-    bench.family(name, sources, lambda: _named(name, deltatensors.candidates(change, work, environment)))
+    peer = "deltatensors 0.2.0 {}"
+    bench.family("deltatensors", sources, lambda: _variants(peer, deltatensors.candidates(change, work, environment)))
     for method in lossless.METHODS:
         bench.exact(method)
     shutil.rmtree(work, ignore_errors=True)
@@ -186,10 +193,8 @@ def _named(name: str, candidates: Iterable[Candidate]) -> Iterable[Named]:
     return ((name, candidate) for candidate in candidates)
 
 
-def _bands(change: Change, function: Function, *, calibrated: bool) -> Iterable[Named]:
-    how = "GPTQ" if calibrated else "nearest"
-    for embeddings, candidate in bands.candidates(change, function, calibrated=calibrated):
-        yield f"SVD in 8/4/2 bits, {how}, embeddings {embeddings} (GraftLLM, clean-room)", candidate
+def _variants(pattern: str, candidates: Iterable[tuple[str, Candidate]]) -> Iterable[Named]:
+    return ((pattern.format(variant), candidate) for variant, candidate in candidates)
 
 
 def _share_changed(change: Change) -> float:
@@ -201,7 +206,7 @@ def _share_changed(change: Change) -> float:
 def _digest_of(key: str, sources: Sequence[str]) -> str:
     digest = hashlib.sha256(key.encode())
     for source in sources:
-        digest.update((HERE / source).read_bytes())
+        digest.update(SOURCES[source])
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from benchmarks.size.change import Candidate, Change
 from benchmarks.size.entropy import Entropy, entropy_of
 from skillpack_format import recipes
 
-STEPS: Final = ((0.2, 0.98), (0.4, 0.95), (0.8, 0.9), (1.5, 0.7), (2.0, 0.5), (3.0, 0.5), (4.5, 0.4), (7.0, 0.3))
+STEPS: Final = ((0.2, 0.98), (0.4, 0.95), (0.8, 0.9), (1.5, 0.7), (2.5, 0.5), (4.5, 0.4), (7.0, 0.3))
 LOSSY: Final = tuple(
     (f"step {step:g}, cosine {cosine:g}", skp.ConvertOptions(recipe=recipes.sliced(f"step {step:g}", step, cosine)))
     for step, cosine in STEPS

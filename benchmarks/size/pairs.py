@@ -74,13 +74,13 @@ def _causal(name: str, held_out: str) -> Pair:
 
 
 PAIRS: Final = (
+    _causal("headers", "headers"),
     _encoder("python", "light", "bf16", "functions", LIGHT),
-    _encoder("python", "light", "f32", "functions", LIGHT),
     _encoder("python", "heavy", "bf16", "functions", Training(70, 4e-4)),
+    _causal("preference", "python"),
     _encoder("headers", "light", "bf16", "declarations", Training(16, 1e-4)),
     _encoder("headers", "heavy", "bf16", "declarations", Training(40, 5e-4)),
-    _causal("headers", "headers"),
-    _causal("preference", "python"),
+    _encoder("python", "light", "f32", "functions", LIGHT),
 )
 
 

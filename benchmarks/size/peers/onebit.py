@@ -21,8 +21,8 @@ STEPS: Final = 24
 RATE: Final = 0.05  # of the logarithm of a scale
 
 
-def candidates(change: Change, function: Function) -> Iterator[Candidate]:
-    """Mean scales, fitted scales, and fitted scales with one-bit embeddings."""
+def candidates(change: Change, function: Function) -> Iterator[tuple[str, Candidate]]:
+    """(embeddings, candidate): "whole" with mean and with fitted scales, "in 1 bit" with fitted scales."""
     signs = {name: _signs(change.delta(name)) for name in change.linears}
     means = {name: change.delta(name).abs().mean() for name in signs}
     fitted = _fit(change, function, signs, means)
@@ -33,12 +33,12 @@ def candidates(change: Change, function: Function) -> Iterator[Candidate]:
         own = _arrays(signs, scales)
         tensors = change.rebuild({name: signs[name] * scales[name] for name in signs}, change.vectors)
         tensors |= {name: value.to(change.base[name].dtype) for name, value in embeddings.items()}
-        yield Candidate(label, shipment.nbytes(own, vectors | embeddings), tensors)
+        yield "whole", Candidate(label, shipment.nbytes(own, vectors | embeddings), tensors)
     more = {name: _signs(change.delta(name)) for name in change.embeddings}
     scales = fitted | {name: change.delta(name).abs().mean() for name in more}
     both = signs | more
     tensors = change.rebuild({name: both[name] * scales[name] for name in both}, change.vectors)
-    yield Candidate("scales trained, embeddings in 1 bit", shipment.nbytes(_arrays(both, scales), vectors), tensors)
+    yield "in 1 bit", Candidate("scales trained", shipment.nbytes(_arrays(both, scales), vectors), tensors)
 
 
 def _signs(delta: torch.Tensor) -> torch.Tensor:
