@@ -6,8 +6,7 @@ torch here is exact or correctly rounded element by element, so the bits are tho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 import torch
 
@@ -21,8 +20,6 @@ from skillpack_format.loaded.stepping import step_on
 from skillpack_format.making import Change
 from skillpack_format.torch_bridge import TorchBench
 
-_BLOCK_ITEMS: Final = 1 << 24  # 128 MiB of float64: enough to fill a GPU, little beside its memory
-
 
 def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: Change, where: str) -> torch.Tensor:
     """The result on ``device``, where ``base`` is: both (numel,) of the tensor's torch dtype.
@@ -32,21 +29,12 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
     bench = TorchBench(str(device))
     shaped = Grid.of(kind.shape if dtype_named(kind.dtype).itemsize else (base.numel(),))
     made = torch.empty_like(base)
-    for block in blocks(shaped):
+    for block in shaped.blocks(bench.block_items):
         bits = base[block.items]
         if change.additive:
             bits = _add(bits, block, change.additive, bench, where)
         made[block.items] = bits
     return made if change.rewriting is None else _rewrite(made, change.rewriting, bench)
-
-
-def blocks(grid: Grid) -> Iterator[Block]:
-    """As ``Grid.blocks``, of the size that suits a device."""
-    if grid.items:
-        step = max(1, _BLOCK_ITEMS // grid.cols)
-        for matrix in range(grid.stack):
-            for first in range(0, grid.rows, step):
-                yield Block(grid, matrix, first, min(first + step, grid.rows))
 
 
 def _add(

@@ -14,7 +14,7 @@ import torch
 from skillpack_format.arithmetic import Grid
 from skillpack_format.digest import TensorKind
 from skillpack_format.encodings._base import Additive, Stepping
-from skillpack_format.loaded.making import blocks, touched_by
+from skillpack_format.loaded.making import touched_by
 from skillpack_format.loaded.stepping import exponents_of, step_back_on
 from skillpack_format.loaded.undo import Undo, undo_of
 from skillpack_format.making import Change
@@ -53,7 +53,7 @@ def subtracted(result: torch.Tensor, kind: TensorKind, additive: Sequence[Additi
     """
     bench = TorchBench(str(result.device))
     near = torch.empty_like(result)
-    for block in blocks(Grid.of(kind.shape)):
+    for block in Grid.of(kind.shape).blocks(bench.block_items):
         source = result[block.items]
         touched = touched_by(additive, block, bench)
         acc = -source.to(torch.float64).view(block.shape)

@@ -13,8 +13,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,13 +43,14 @@ from skillpack_format.errors import SkillPackError
 from skillpack_format.limits import DEFAULT_LIMITS
 from skillpack_format.making import Change, make, start_of
 from skillpack_format.ops.application import apply
-from skillpack_format.ops.conversion import names_code
 from skillpack_format.ops.inspection import inspect
 from skillpack_format.ops.validation import validate
 from skillpack_format.problems import printable
 from skillpack_format.reader import Pack
+from skillpack_format.side_files import notes_of
 from skillpack_format.stores.header import encode_header, parse_header, parse_json_object
 from skillpack_format.stores.safetensors_files import open_checkpoint
+from skillpack_format.stores.torch_archives import open_archive
 
 MIB = 1 << 20
 MAX_CONTENT = 1 << 14  # bytes of a component that a target opens
@@ -464,22 +463,15 @@ def mutate_header(data: bytes, random: Random) -> bytes:
         return mutate_text(data, random)
 
 
-def archives() -> list[Target]:
-    """The target of the torch archive reader, where the library has one."""
-    if not find_spec("skillpack_format.stores.torch_archives"):
-        return []
-    open_archive = import_module("skillpack_format.stores.torch_archives").open_archive
-
-    def run(data: bytes) -> None:
-        with open_archive(written("tensors.pt", data)) as archive:
-            for name, spec in archive.specs.items():
-                require_equal(len(archive.read(name)), spec.nbytes, "a tensor has its computed size")
-
-    return [Target("torch archive", archive_seeds, run, mutate_archive, sample=1000)]
+def run_archive(data: bytes) -> None:
+    with open_archive(written("tensors.pt", data)) as archive:
+        for name, spec in archive.specs.items():
+            require_equal(len(archive.read(name)), spec.nbytes, "a tensor has its computed size")
 
 
 def run_side_file(data: bytes) -> None:
-    names_code(data)
+    for name in ("config.json", "chat_template.jinja", "vocab.txt"):
+        notes_of(name, data)
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -539,7 +531,7 @@ def targets() -> dict[str, Target]:
         Target("folder", folder_seeds, run_folder, mutate_folder, sample=1000),
         Target("side file", side_file_seeds, run_side_file, mutate_text),
         Target("options", option_seeds, run_options, mutate_text, sample=1000),
-        *archives(),
+        Target("torch archive", archive_seeds, run_archive, mutate_archive, sample=1000),
         *(codec(name) for name in CODECS),
         *(component(name) for name in ENCODINGS),
         Target("pack", lambda: list(packs()), run_pack, mutate_pack, 4 * MIB, sample=1000),

@@ -16,6 +16,7 @@ from skillpack_format.encodings._base import Encoded  # noqa: E402
 from skillpack_format.loaded import making  # noqa: E402
 from skillpack_format.loaded.slots import DTYPE_NAMES  # noqa: E402
 from skillpack_format.making import Change  # noqa: E402
+from skillpack_format.torch_bridge import TorchBench  # noqa: E402
 
 TORCH_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 CASES = [(name, case) for name, build in EXAMPLES.items() for case in build() if case.base == case.result]
@@ -41,7 +42,7 @@ def add_f32(*values: float) -> Encoded:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("items", [1, 5, 1 << 24])
 def test_makes_the_bits_of_the_reference(case: Case, device: str, items: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "_BLOCK_ITEMS", items)
+    monkeypatch.setattr(TorchBench, "block_items", items)
     assert made_on(device, case) == made_directly(case)
 
 
