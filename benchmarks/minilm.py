@@ -18,6 +18,7 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
@@ -62,18 +63,32 @@ def prepare_base(out: Path) -> None:
     """Write the packaged model as the folder that ``AutoModel.save_pretrained`` writes, in float32."""
     source = _packaged_model()
     model = AutoModel.from_pretrained(source, dtype=torch.float32, local_files_only=True)
-    _save(model, source, out)
+    save(model, source, out)
 
 
 def fine_tune(base: Path, out: Path, *, seconds: float = 75, threads: int = 2, seed: int = SEED) -> tuple[float, float]:
     """Train every parameter of ``base`` for about ``seconds``, write the result; held-out MRR before and after."""
+    steps = max(1, round(seconds / SECONDS_PER_STEP))
+    return train_on(harvest(seed), base, out, steps=steps, threads=threads, seed=seed)
+
+
+def train_on(
+    data: tuple[Sequence[Pair], Sequence[Pair]],
+    base: Path,
+    out: Path,
+    *,
+    steps: int,
+    learning_rate: float = LEARNING_RATE,
+    threads: int = 2,
+    seed: int = SEED,
+) -> tuple[float, float]:
+    """Train every parameter of ``base`` on ``data`` (training, held out); held-out MRR before and after."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    train, held_out = harvest(seed)
+    train, held_out = data
     model, tokenizer = load(base)
     before = retrieval_score(model, tokenizer, held_out)
-    steps = max(1, round(seconds / SECONDS_PER_STEP))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     model.train()
@@ -91,7 +106,7 @@ def fine_tune(base: Path, out: Path, *, seconds: float = 75, threads: int = 2, s
         schedule.step()
         _progress(f"step {step + 1}/{steps} loss {loss.item():.3f}", last=step + 1 == steps)
     after = retrieval_score(model, tokenizer, held_out)
-    _save(model, base, out)
+    save(model, base, out)
     return before, after
 
 
@@ -195,6 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def package_folder(package: str) -> Path:
+    """Where an installed package lies, told without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the package {package} is not installed")
+    return Path(spec.origin).parent
+
+
 def _packaged_model() -> Path:
     """The folder with config.json and model.safetensors inside the installed package."""
     for file in importlib.metadata.files(PACKAGE) or ():
@@ -203,7 +226,8 @@ def _packaged_model() -> Path:
     raise FileNotFoundError(f"the package {PACKAGE} carries no model.safetensors")
 
 
-def _save(model: Any, tokenizer_source: Path, out: Path) -> None:
+def save(model: Any, tokenizer_source: Path, out: Path) -> None:
+    """``save_pretrained``, and the tokenizer of another folder beside it."""
     model.save_pretrained(out)
     for name in TOKENIZER_FILES:
         if (tokenizer_source / name).exists():
@@ -218,12 +242,13 @@ def _learning_rate_factor(step: int, steps: int) -> float:
 
 def _corpus_files(seed: int) -> list[Path]:
     """Python files of the standard library and the corpus packages, in an order that only their names decide."""
-    standard, packages = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
+    standard = Path(sysconfig.get_path("stdlib"))
     named = [(path.relative_to(standard).as_posix(), path) for path in standard.rglob("*.py")]
     named = [(name, path) for name, path in named if "site-packages" not in name and "/test" not in f"/{name}"]
     for package in CORPUS_PACKAGES:
-        inside = (packages / package).rglob("*.py")
-        named += [(path.relative_to(packages).as_posix(), path) for path in inside if "/test" not in path.as_posix()]
+        folder = package_folder(package)
+        inside = [(path.relative_to(folder.parent).as_posix(), path) for path in folder.rglob("*.py")]
+        named += [(name, path) for name, path in inside if "/test" not in f"/{name}"]
     return [path for _, path in sorted(named, key=lambda item: _shuffle_key(item[0], seed))]
 
 

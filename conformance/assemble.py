@@ -40,6 +40,10 @@ class Overflow(Exception):  # noqa: N818 - what a rounding finds, which may be r
     """A finite value rounds to infinity."""
 
 
+class NonFinite(Exception):  # noqa: N818 - likewise
+    """An element that is added to has a source that is NaN or infinite."""
+
+
 def floor_log2(x: Fraction) -> int:
     """e with 2^e <= x < 2^(e+1), x > 0."""
     e = x.numerator.bit_length() - x.denominator.bit_length()
@@ -398,7 +402,8 @@ def make(base: Tensor | None, dtype: str, shape: list[int], components: Sequence
     for c in additive:
         ADD[c.encoding](work, c)
     for k in work.addressed:
-        assert is_finite(source[k][1], source[k][0]), "payload.nonfinite"
+        if not is_finite(source[k][1], source[k][0]):
+            raise NonFinite
         work.bits[k] = down(work.acc[k], dtype)
     for c in components[len(additive) :]:
         rewrite(work, c)

@@ -26,6 +26,8 @@ from conformance.sources import (
     container,
     dense,
     factors,
+    found,
+    layout,
     limits,
     lowrank,
     manifest,
@@ -59,6 +61,8 @@ AREAS: tuple[tuple[str, Callable[[Suite], None]], ...] = (
     ("ulp", ulp.cases),
     ("numerics", numerics.cases),
     ("rendering", rendering.cases),
+    ("found", found.cases),
+    ("layout", layout.cases),
 )
 
 

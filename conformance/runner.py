@@ -32,7 +32,7 @@ from xml.etree import ElementTree as Xml
 from conformance import build
 from conformance.assembler.suite import CLASSES, rendering_digest
 
-OUTCOMES = ("pass", "wrong", "wrong-class", "memory", "crash", "hang", "unsupported")
+OUTCOMES = ("pass", "wrong", "wrong-class", "memory", "reads", "crash", "hang", "unsupported")
 HELLO_S = 60.0  # a reader may load a lot before it answers for the first time
 LINE_BYTES = 1 << 28  # no answer is longer
 STDERR_BYTES = 2000  # kept of what an adapter says before a crash
@@ -200,6 +200,16 @@ class Adapter:
         found = [line.split()[1] for line in text.splitlines() if line.startswith("VmHWM:")]
         return int(found[0]) / 1024 if found else None
 
+    def bytes_read(self) -> int | None:
+        """Bytes read so far by system calls, where the system tells."""
+        if self._process is None:
+            return None
+        try:
+            text = Path(f"/proc/{self._process.pid}/io").read_text()
+        except OSError:
+            return None
+        return int(text.partition("rchar:")[2].split()[0])
+
     def start(self) -> None:
         """Start the adapter where it is not running, and hear what it says about itself."""
         if self._process is not None:
@@ -358,7 +368,7 @@ def ask(adapter: Adapter, area: str, case: dict[str, Any], out: Path, time_facto
     op, budgets = case["op"], case["budgets"]
     try:
         adapter.start()
-        before = adapter.peak_mb(reset=True)
+        before, read_before = adapter.peak_mb(reset=True), adapter.bytes_read()
         answer = adapter.ask(request_of(case, out), budgets["wall_s"] * time_factor)
     except CrashError as found:
         outcome, detail = "crash", str(found)
@@ -369,9 +379,16 @@ def ask(adapter: Adapter, area: str, case: dict[str, Any], out: Path, time_facto
         after = adapter.peak_mb()
         if outcome == "pass" and before is not None and after is not None and after - before > budgets["rss_mb"]:
             outcome, detail = "memory", f"{after - before:.0f} MB more; the case allows {budgets['rss_mb']}"
+        read_after = adapter.bytes_read()
+        if outcome == "pass" and "read_bytes" in budgets and read_before is not None and read_after is not None:
+            outcome, detail = _reading(read_after - read_before, budgets["read_bytes"])
     out.unlink(missing_ok=True)
     detail = detail.replace(f"{build.CACHE}{os.sep}", "")
     return Result(area, case["id"], op, case["expect"]["verdict"], outcome, printable(detail), time.monotonic() - begun)
+
+
+def _reading(read: int, allowed: int) -> tuple[str, str]:
+    return ("pass", "") if read <= allowed else ("reads", f"{read} bytes read; the case allows {allowed}")
 
 
 def run(

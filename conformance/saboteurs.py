@@ -77,28 +77,37 @@ def killers(
     return {case: area for case, (area, outcome) in found.items() if whole[case][1] != outcome}
 
 
-def page(found: dict[str, dict[str, str]], of: Sequence[Saboteur]) -> str:
+def rows_of(found: dict[str, dict[str, str]], of: Sequence[Saboteur]) -> dict[str, str]:
+    """The row of every saboteur: of those asked now, and of the others as SABOTEURS.md has it."""
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    for each in of:
+        if each.id in found:
+            areas = Counter(found[each.id].values())
+            by_area = ", ".join(f"{area} {count}" for area, count in areas.most_common(5)) or "**survives**"
+            rows[each.id] = f"| `{each.id}` | {each.what} | {sum(areas.values())} | {by_area} |"
+    return {each.id: rows[each.id] for each in of if each.id in rows}
+
+
+def page(rows: dict[str, str]) -> str:
     """SABOTEURS.md."""
-    survivors = [each.id for each in of if not found[each.id]]
+    survivors = sum("**survives**" in row for row in rows.values())
     lines = [
         "# Saboteurs",
         "",
         "Made by `python -m conformance.saboteurs --write`; do not edit. Each row is the mini reader with",
-        f"one line broken, and the cases that notice. {len(of)} saboteurs, {len(survivors)} survive.",
+        f"one line broken, and the cases that notice. {len(rows)} saboteurs, {survivors} survive.",
         "",
         "| saboteur | what is broken | cases that notice | by area |",
         "|---|---|---|---|",
+        *rows.values(),
     ]
-    for each in of:
-        areas = Counter(found[each.id].values())
-        by_area = ", ".join(f"{area} {count}" for area, count in areas.most_common(5)) or "**survives**"
-        lines.append(f"| `{each.id}` | {each.what} | {sum(areas.values())} | {by_area} |")
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m conformance.saboteurs", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--write", action="store_true", help="write SABOTEURS.md")
+    parser.add_argument("--write", action="store_true", help="write SABOTEURS.md; with --only, its other rows stay")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="saboteurs whose id matches")
     parser.add_argument("--cases", action="append", default=[], metavar="PATTERN", help="cases or areas that match")
     asked = parser.parse_args(arguments)
@@ -113,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     survivors = [each.id for each in chosen if not found[each.id]]
     print(f"{len(chosen)} saboteurs, {len(survivors)} survive: {', '.join(survivors) or 'none'}")
     if asked.write:
-        PAGE.write_text(page(found, chosen), encoding="utf-8")
+        PAGE.write_text(page(rows_of(found, saboteurs())), encoding="utf-8")
     return int(bool(survivors))
 
 

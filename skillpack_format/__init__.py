@@ -20,11 +20,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack_format.errors import SkillPackError
     from skillpack_format.limits import Limits
+    from skillpack_format.loaded.attaching import Attachment, attach, detach, switch
+    from skillpack_format.loaded.attaching import Options as AttachOptions
+    from skillpack_format.loaded.unmerged import Options as UnmergedOptions
+    from skillpack_format.loaded.unmerged import Unmerged, unmerged
     from skillpack_format.opening import safe_open
     from skillpack_format.ops.application import ApplicationReport, apply, prove
     from skillpack_format.ops.application import Options as ApplyOptions
     from skillpack_format.ops.conversion import ConversionReport, convert, preview
     from skillpack_format.ops.conversion import Options as ConvertOptions
+    from skillpack_format.ops.importing import ImportReport, import_delta
+    from skillpack_format.ops.importing import Options as ImportOptions
     from skillpack_format.ops.inspection import InspectionReport, inspect
     from skillpack_format.ops.plans import PlanReport
     from skillpack_format.ops.slices import Applied, AppliedSlice, open_applied
@@ -39,8 +45,12 @@ _HOMES = {
     "Applied": "ops.slices",
     "AppliedSlice": "ops.slices",
     "ApplyOptions": "ops.application:Options",
+    "AttachOptions": "loaded.attaching:Options",
+    "Attachment": "loaded.attaching",
     "ConversionReport": "ops.conversion",
     "ConvertOptions": "ops.conversion:Options",
+    "ImportOptions": "ops.importing:Options",
+    "ImportReport": "ops.importing",
     "InspectionReport": "ops.inspection",
     "Limits": "limits",
     "Pack": "reader",
@@ -48,9 +58,14 @@ _HOMES = {
     "SignatureReport": "signatures",
     "SkillPackError": "errors",
     "TensorInfo": "reader",
+    "Unmerged": "loaded.unmerged",
+    "UnmergedOptions": "loaded.unmerged:Options",
     "ValidationReport": "ops.validation",
     "apply": "ops.application",
+    "attach": "loaded.attaching",
     "convert": "ops.conversion",
+    "detach": "loaded.attaching",
+    "import_delta": "ops.importing",
     "inspect": "ops.inspection",
     "open_applied": "ops.slices",
     "open_pack": "reader",
@@ -58,6 +73,8 @@ _HOMES = {
     "prove": "ops.application",
     "safe_open": "opening",
     "sign": "signatures",
+    "switch": "loaded.attaching",
+    "unmerged": "loaded.unmerged",
     "validate": "ops.validation",
     "verify": "signatures",
 }
@@ -67,8 +84,12 @@ __all__ = [
     "Applied",
     "AppliedSlice",
     "ApplyOptions",
+    "AttachOptions",
+    "Attachment",
     "ConversionReport",
     "ConvertOptions",
+    "ImportOptions",
+    "ImportReport",
     "InspectionReport",
     "Limits",
     "Pack",
@@ -76,9 +97,14 @@ __all__ = [
     "SignatureReport",
     "SkillPackError",
     "TensorInfo",
+    "Unmerged",
+    "UnmergedOptions",
     "ValidationReport",
     "apply",
+    "attach",
     "convert",
+    "detach",
+    "import_delta",
     "inspect",
     "open_applied",
     "open_pack",
@@ -86,6 +112,8 @@ __all__ = [
     "prove",
     "safe_open",
     "sign",
+    "switch",
+    "unmerged",
     "validate",
     "verify",
 ]

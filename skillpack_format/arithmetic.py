@@ -187,7 +187,8 @@ def require_finite(values: NDArray[Any], where: str, what: str) -> None:
 
 def require_scales(scales: NDArray[Any], where: str) -> None:
     """Scales are finite, +0, or at least 2^-100 in magnitude (payload.scale)."""
-    wide = scales.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is refused below, in words and without numpy's warning
+        wide = scales.astype(np.float64)
     legal = np.isfinite(wide) & ((np.abs(wide) >= SMALLEST_SCALE) | ((wide == 0) & ~np.signbit(wide)))
     if not legal.all():
         raise error("payload.scale", where, "a scale is not finite, is -0, or is below 2^-100 without being zero")

@@ -7,6 +7,7 @@ in front. The class steers a recipe and every report; applying a pack does not d
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -51,8 +52,10 @@ def user_rule(text: str) -> Rule:
     if not separator or tensor_class not in CLASSES:
         raise error("usage.argument", "", f"{text!r} is not PATTERN=CLASS with a class of {', '.join(CLASSES)}")
     try:
-        return _rule(pattern, tensor_class)
-    except (re.error, OverflowError) as found:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of patterns that will mean something else in a later Python
+            return _rule(pattern, tensor_class)
+    except (re.error, OverflowError, RecursionError, Warning) as found:
         raise error("usage.argument", "", f"the pattern {pattern!r} is malformed: {found}") from None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from skillpack_format.arithmetic import Bench
 from skillpack_format.catalog import encoding_named
 from skillpack_format.classes import module_of
 from skillpack_format.contents import StoredContent, is_compatible, store_encoded, target_of
-from skillpack_format.digest import Bytes, TensorIdentity, sha256_of
+from skillpack_format.digest import Bytes, TensorIdentity, TensorKind, sha256_of
 from skillpack_format.dtypes import Array, bits_to_float64, dtype_named, numel
 from skillpack_format.encoders import Pair
 from skillpack_format.encodings._base import Encoded
@@ -83,7 +83,21 @@ def code(job: Job) -> Coded:
     return Coded(entry_of(job, result, components, {**stats, **chosen.stats}), contents, error)
 
 
-def entry_of(job: Job, result: TensorIdentity, components: Sequence[Component], stats: dict[str, int | bytes]) -> Entry:
+class Named(Protocol):
+    """A job: which tensor, and what it is in the base."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tensor_class(self) -> str: ...
+    @property
+    def old(self) -> TensorIdentity | None: ...
+
+
+def entry_of(
+    job: Named, result: TensorIdentity, components: Sequence[Component], stats: dict[str, int | bytes]
+) -> Entry:
+    """What MANIFEST says of a tensor that components make."""
     return Entry(
         name=job.name,
         tensor_class=job.tensor_class,
@@ -91,7 +105,7 @@ def entry_of(job: Job, result: TensorIdentity, components: Sequence[Component], 
         base=job.old,
         result=result,
         components=tuple(components),
-        stats=stats,
+        stats=stats or None,
     )
 
 
@@ -150,13 +164,13 @@ def _float32(value: float) -> bytes:
 
 def made_of(pair: Pair, encoded: Sequence[Encoded], bench: Bench) -> Array:
     """What a reader will make of the components."""
-    return make(pair.start, pair.kind, change_of(pair, encoded), bench, f"tensor {pair.name!r}")
-
-
-def change_of(pair: Pair, encoded: Sequence[Encoded]) -> Change:
-    """The components, opened as a reader opens them."""
-    target = target_of(pair.kind)
     where = f"tensor {pair.name!r}"
+    return make(pair.start, pair.kind, change_of(pair.kind, encoded, where), bench, where)
+
+
+def change_of(kind: TensorKind, encoded: Sequence[Encoded], where: str) -> Change:
+    """Components of a tensor of ``kind``, opened as a reader opens them."""
+    target = target_of(kind)
     additive: list[Any] = []
     rewriting: Any = None
     for each in encoded:

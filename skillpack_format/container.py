@@ -120,7 +120,7 @@ def _check_magic(head: bytes) -> None:
     if head[:8] == MAGIC[: len(head)]:  # an empty file begins like anything
         return
     looks = next((what for start, what in _LOOKALIKES if head.startswith(start)), None)
-    if looks is None and len(head) > 8 and head[8:9] == b"{":
+    if looks is None and head[8:9] == b"{":
         looks = "a safetensors file"
     hint = f"; it looks like {looks}" if looks else ""
     raise error("framing.magic", "preamble", f"the file does not begin with the magic of a pack{hint}")

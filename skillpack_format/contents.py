@@ -13,7 +13,6 @@ from typing import Any
 
 from skillpack_format.bits import join_planes, split_planes
 from skillpack_format.catalog import codec_named, encoding_named
-from skillpack_format.codecs._base import Codec
 from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import Array, dtype_named
 from skillpack_format.encodings._base import Encoded, Encoding, PartSpec, Target
@@ -124,7 +123,7 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
         content = Content(f"{place} ({encoding.name})", encoding.parts(params, target), component.sha256)
         limits.require("tensor_bytes", sum(part.nbytes for part in content.parts), place)
         contents.append(content)
-        products += target.numel * encoding.terms(params)
+        products += target.numel * encoding.products(params)
     limits.require("tensor_products", products, where)
     _check_stack(entry, planned, target, where)
     return tuple(planned), contents
@@ -193,15 +192,18 @@ Reader = Callable[[int, int], bytes | bytearray]  # (offset, count): that many b
 def load(content: Content, extent: Extent, read_at: Reader) -> dict[str, Array]:
     """The parts of a content, decoded and proved (integrity.chunk, payload.frame, integrity.content).
 
-    Each chunk's CRC-32 is compared before its codec sees it, the digest of the whole before anything else does.
+    ``read_at(offset, count)`` reads DATA. Every CRC-32 is compared before memory is taken for what the chunks decode
+    to, the digest of the whole before anything else sees it.
     """
     codec = codec_named(extent.codec, content.where)
+    stored = memoryview(read_at(extent.offset, extent.length))
+    for _, _, at, chunk in _placed_chunks(content, extent):
+        _require_checksum(content, extent.offset + at, chunk, stored[at : at + chunk.stored])
     planes = [np.empty(length, np.uint8) for length in content.planes]
     digest = hashlib.sha256()
-    stored = memoryview(read_at(extent.offset, extent.length))
     for index, start, at, chunk in _placed_chunks(content, extent):
-        piece = stored[at : at + chunk.stored]
-        planes[index][start : start + chunk.nbytes] = _decoded(codec, content, extent.offset + at, chunk, piece)
+        decoded = codec.decompress(stored[at : at + chunk.stored], chunk.nbytes, content.where)
+        planes[index][start : start + chunk.nbytes] = np.frombuffer(decoded, np.uint8)
     for plane in planes:
         digest.update(plane.data)
     if digest.digest() != content.sha256:
@@ -219,7 +221,9 @@ def load_run(content: Content, extent: Extent, read_at: Reader, run: slice) -> d
     for index, start, at, chunk in _placed_chunks(content, extent):
         if start < run.stop and run.start < start + chunk.nbytes:
             offset = extent.offset + at
-            decoded = _decoded(codec, content, offset, chunk, read_at(offset, chunk.stored))
+            stored = read_at(offset, chunk.stored)
+            _require_checksum(content, offset, chunk, stored)
+            decoded = np.frombuffer(codec.decompress(memoryview(stored), chunk.nbytes, content.where), np.uint8)
             pieces[index].append(decoded[max(run.start - start, 0) : run.stop - start])
     return _joined(content, [np.concatenate(each) if each else np.empty(0, np.uint8) for each in pieces])
 
@@ -237,11 +241,10 @@ def _placed_chunks(content: Content, extent: Extent) -> Iterator[tuple[int, int,
             at += chunk.stored
 
 
-def _decoded(codec: Codec, content: Content, offset: int, chunk: Chunk, stored: Bytes) -> Array:
+def _require_checksum(content: Content, offset: int, chunk: Chunk, stored: Bytes) -> None:
     if zlib.crc32(stored) != chunk.crc32:
         message = f"the CRC-32 of the chunk at byte {offset} of DATA is wrong"
         raise error("integrity.chunk", content.where, message)
-    return np.frombuffer(codec.decompress(memoryview(stored), chunk.nbytes, content.where), np.uint8)
 
 
 def _joined(content: Content, planes: Sequence[Array]) -> dict[str, Array]:

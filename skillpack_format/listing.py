@@ -80,9 +80,10 @@ def is_expected(manifest: Manifest, index: int, digest: bytes) -> bool:
 
 
 def content_fault(manifest: Manifest, listing: Listing) -> SkillPackError | None:
-    """Whether ``listing`` is the base of ``manifest``; if not, the first wrong tensor and how many are."""
-    if checkpoint_digest(listing.items()) == manifest.base.digest:
-        return None
+    """Whether ``listing`` is the base of ``manifest``; if not, the first wrong tensor and how many are.
+
+    Prints and entries are compared even where the digest of the whole is right: a pack may contradict itself.
+    """
     bound = {entry.name: entry.base.sha256 for entry in manifest.tensors if entry.base is not None}
     wrong = [
         name
@@ -91,6 +92,8 @@ def content_fault(manifest: Manifest, listing: Listing) -> SkillPackError | None
         or bound.get(name, listing[name].sha256) != listing[name].sha256
     ]
     if not wrong:
+        if checkpoint_digest(listing.items()) == manifest.base.digest:
+            return None
         message = "every tensor's print agrees and the digest does not: a name, dtype or shape differs"
         return error("base.content", "base", message)
     message = f"not the base of this pack: {len(wrong)} of {len(listing)} tensors differ, this is the first"
@@ -98,7 +101,16 @@ def content_fault(manifest: Manifest, listing: Listing) -> SkillPackError | None
 
 
 def result_of(manifest: Manifest, listing: Listing) -> Listing:
-    """The listing after ``manifest``'s changes; integrity.result when it is not the checkpoint that it promises."""
+    """The listing after ``manifest``'s changes.
+
+    manifest.alias where a tensor is to be an unlisted one with other bytes, integrity.result where the whole is not the
+    checkpoint that MANIFEST promises (apply.md, steps 5 and 6).
+    """
+    listed = {entry.name for entry in manifest.tensors}
+    for entry in manifest.tensors:
+        if entry.alias is not None and entry.alias not in listed and listing.get(entry.alias) != entry.result:
+            message = f"it is to be {entry.alias!r}, which the base does not have with these bytes"
+            raise error("manifest.alias", f"tensor {entry.name!r}", message)
     result = dict(listing)
     for entry in manifest.tensors:
         if entry.result is None:

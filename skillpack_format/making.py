@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from skillpack_format import estimation
 from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, require_range, round_to_bits
@@ -19,6 +19,8 @@ from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+RUN_ITEMS: Final = 1 << 18  # that a rewriting component is given at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +77,59 @@ def start_blocks(
 def make(start: Start, result: TensorKind, change: Change, bench: Bench, where: str) -> Array:
     """The result's bit patterns, flat. payload.nonfinite and payload.overflow name what cannot be added."""
     made = np.empty(start.bits.size, target_of(result).dtype.bit_pattern)
-    for items, bits in added_blocks(lambda items: start.bits[items], start.dtype, result, change, bench, where):
+    for items, bits in made_blocks(lambda items: start.bits[items], start.dtype, result, change, bench, where):
         made[items] = bits
-    return made if change.rewriting is None else change.rewriting.rewrite(made, 0)
+    return made
 
 
-def added_blocks(
+def made_blocks(
     read: Callable[[slice], Array], dtype: DType, result: TensorKind, change: Change, bench: Bench, where: str
 ) -> Iterator[tuple[slice, Array]]:
-    """START with what the additive components add, in blocks: which elements, without gap, and their bit patterns.
+    """The result in blocks: which elements, in order and without gap, and their bit patterns.
 
     ``read`` gives the bit patterns, of ``dtype``, of elements of START; it is asked for each block once, in order.
+    Where components add and one rewrites, there is one block: they see the tensor in different pieces.
     """
     target = target_of(result)
     grid = target.grid if target.dtype.itemsize else Grid.of((tensor_nbytes(target.dtype, target.shape),))
+    if change.rewriting is None:
+        yield from _added_blocks(read, dtype, target.dtype, grid, change.additive, bench, where)
+    elif not change.additive:
+        for items in _runs(grid.items, change.rewriting.span):
+            source = read(items)
+            bits = source if dtype == target.dtype else convert_bits(source, dtype, target.dtype)
+            yield items, change.rewriting.rewrite(bits, items.start)
+    else:
+        made = np.empty(grid.items, target.dtype.bit_pattern)
+        for items, bits in _added_blocks(read, dtype, target.dtype, grid, change.additive, bench, where):
+            made[items] = bits
+        for items in _runs(grid.items, change.rewriting.span):
+            made[items] = change.rewriting.rewrite(made[items], items.start)
+        yield slice(0, grid.items), made
+
+
+def _runs(items: int, span: int) -> Iterator[slice]:
+    """Runs of some elements that begin at multiples of ``span``, so that nothing is needed of a tensor's size twice."""
+    step = -(-RUN_ITEMS // span) * span
+    for first in range(0, items, step):
+        yield slice(first, min(first + step, items))
+
+
+def _added_blocks(
+    read: Callable[[slice], Array],
+    source_dtype: DType,
+    dtype: DType,
+    grid: Grid,
+    additive: Sequence[Additive],
+    bench: Bench,
+    where: str,
+) -> Iterator[tuple[slice, Array]]:
+    """START with what the additive components add, in blocks of rows."""
     for block in grid.blocks(bench.block_items):
         source = read(block.items)
-        bits = source if dtype == target.dtype else convert_bits(source, dtype, target.dtype)
-        if change.additive:
-            bits = _add(source, dtype, bits, target.dtype, block, change.additive, bench, where)
+        bits = source if source_dtype == dtype else convert_bits(source, source_dtype, dtype)
+        if additive:
+            bits = _add(source, source_dtype, bits, dtype, block, additive, bench, where)
         yield block.items, bits
 
 

@@ -58,7 +58,7 @@ class Entry:
     result: TensorIdentity | None
     alias: str | None = None
     components: tuple[Component, ...] = ()
-    stats: dict[str, int | bytes] = field(default_factory=dict)
+    stats: dict[str, int | bytes] | None = None  # None: the key is not there, which an empty map is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ def parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
         result=_parse_identity(plain["result"], f"{where} result", limits) if "result" in plain else None,
         alias=alias,
         components=_parse_components(plain, where, limits),
-        stats=_parse_stats(plain["stats"], where) if "stats" in plain else {},
+        stats=_parse_stats(plain["stats"], where) if "stats" in plain else None,
     )
     _check_entry(entry, "components" in plain, where)
     return entry
@@ -337,9 +337,6 @@ def _check_whole(manifest: Manifest, report: Report) -> None:
             f"count is {manifest.result.count}, base {manifest.base.count} + {added} added - {removed} removed is due"
         )
         report(error("manifest.value", "MANIFEST result", message))
-    if (manifest.base.digest == manifest.result.digest) != (not manifest.tensors):
-        message = "the digests of base and result must be equal exactly when no tensor is listed"
-        report(error("manifest.value", "MANIFEST result", message))
 
 
 def _file_to_plain(each: SideFile) -> dict[str, Any]:
@@ -357,6 +354,6 @@ def entry_to_plain(entry: Entry) -> dict[str, Any]:
         plain["alias"] = entry.alias
     elif entry.result is not None:
         plain["components"] = [{"encoding": c.encoding, "sha256": c.sha256, **c.params} for c in entry.components]
-    if entry.stats:
+    if entry.stats is not None:
         plain["stats"] = entry.stats
     return plain

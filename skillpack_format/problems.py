@@ -26,8 +26,8 @@ CODES: Final[frozenset[str]] = frozenset(
     limit.exceeded
     base.missing base.extra base.kind base.content
     checkpoint.missing checkpoint.ambiguous checkpoint.header checkpoint.layout checkpoint.index checkpoint.name
-    checkpoint.duplicate
-    convert.unrelated convert.nonfinite
+    checkpoint.duplicate checkpoint.pickle
+    convert.unrelated convert.nonfinite convert.delta convert.unmatched
     plan.unreachable
     output.exists output.alias output.locked output.space output.failed
     input.failed

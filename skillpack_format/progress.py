@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -61,7 +61,7 @@ class Budget:
                 self._changed.notify_all()
 
 
-def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> Iterator[tuple[Job, Done]]:
+def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> Generator[tuple[Job, Done], None, None]:
     """``work(job)`` for every job, results in the order of the jobs, at most ``threads`` + 1 jobs in memory.
 
     The first exception ends it: jobs already running finish, the others are never started. Out of memory, on the host

@@ -24,7 +24,7 @@ from skillpack_format.encodings._base import Additive, Rewriting
 from skillpack_format.errors import error, located
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.making import Change, added_blocks, delta_of, make, start_blocks, start_of
+from skillpack_format.making import Change, delta_of, made_blocks, make, start_blocks, start_of
 from skillpack_format.manifest import Entry, Manifest, Report, raise_first
 from skillpack_format.sources import SourceFile
 from skillpack_format.storage import Extent
@@ -177,7 +177,7 @@ class Pack:
         return made
 
     def get_blocks(self, name: str, base: Stream | None, bench: Bench = NUMPY_BENCH) -> Iterator[Array]:
-        """``get_tensor`` in flat blocks, in order, of a base that is read as it is needed, where components only add.
+        """``get_tensor`` in flat blocks, in order, of a base that is read as it is needed.
 
         Nothing is proved before the last block has been taken: only then are base and result compared with their
         digests. A block is valid until the next one is asked for.
@@ -185,13 +185,10 @@ class Pack:
         entry, result, where = self._made_entry(name)
         if (base is None) != (entry.base is None):
             raise error("base.content", where, "it is not the base tensor this pack was made for")
-        change = self.open_components(name)
-        if change.rewriting is not None:
-            raise error("unsupported.operation", where, "a component that replaces bits may need all of them")
         kind = entry.base.kind if entry.base else None
         read, dtype = start_blocks(base.read if base else None, kind, result.kind)
         digest = hashlib.sha256()
-        for _, bits in added_blocks(read, dtype, result.kind, change, bench, where):
+        for _, bits in made_blocks(read, dtype, result.kind, self.open_components(name), bench, where):
             digest.update(bits.data)
             yield bits
         if base and entry.base and base.finish() != entry.base.sha256:

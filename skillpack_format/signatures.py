@@ -2,7 +2,7 @@
 
 A signature is one bundle. Its statement lists the file's SHA-256 as any model's, so that ``model_signing verify``
 takes it for the very bytes; beside it stands the pack_id, which is what counts here: the same pack, compressed
-otherwise, stays signed (spec/decisions/0020-signatures.md). Keys are files, and nothing asks the network.
+otherwise, stays signed (spec/decisions/0016-signatures.md). Keys are files, and nothing asks the network.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _figures(
     job: Job, pair: Pair, candidate: Candidate, delta: NDArray[np.float32], energy: float
 ) -> tuple[float, float]:
     """Noise and loss of a code of single elements: loss is what it does not keep on average."""
-    additive = change_of(pair, candidate.encoded).additive
+    additive = change_of(pair.kind, candidate.encoded, f"tensor {pair.name!r}").additive
     made = delta_of(Grid.of(pair.kind.shape), additive, job.bench)
     along = _inner(made, delta) / energy
     return max(0.0, _inner(made, made) / energy - 2 * along + 1), _loss(max(0.0, 1 - along))

@@ -1,15 +1,17 @@
-"""The only door to torch: its device as a bench, and packs whose deltas are torch tensors.
+"""The door to torch: its device as a bench, packs whose deltas are torch tensors, what threads and digests need there.
 
-Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. TF32 and
-reduced-precision accumulation are switched off around the one operation they could touch.
+Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. Products are
+made in float64: torch may make float32 ones in TF32 or bfloat16, by settings that belong to the whole process.
 """
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from skillpack_format.arithmetic import NUMPY_BENCH, Bench, DeviceArray
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.reader import Pack
+
+_HASH_BYTES: Final = 1 << 26  # what a digest of GPU memory takes on the host at a time
+_LANES: Final = threading.local()  # each thread's CUDA streams, by device
 
 
 class TorchBench:
@@ -38,26 +43,82 @@ class TorchBench:
             raise error("unsupported.device", "", f"{device!r} has no float64; cpu and cuda have")
 
     def float64(self, values: NDArray[Any]) -> DeviceArray:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device).to(torch.float64)
+        return self._moved(values).to(torch.float64)
 
     def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
-        return torch.from_numpy(np.ascontiguousarray(codes)).to(self.device).to(torch.float32)
+        return self._moved(codes).to(torch.float64)
 
     def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        with _exact_float32():
-            return (left @ right).to(torch.float64)
+        return left @ right
+
+    def bits(self, patterns: NDArray[Any]) -> DeviceArray:
+        """Bit patterns as they are, on the device: unsigned integers of the same width."""
+        return self._moved(patterns)
 
     def index(self, positions: NDArray[np.int64]) -> DeviceArray:
-        return torch.from_numpy(positions).to(self.device)
+        return self._moved(positions)
 
     def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
         rounded: NDArray[np.float32] = acc.to(torch.float32).cpu().numpy()
         return rounded
 
+    def _moved(self, values: NDArray[Any]) -> torch.Tensor:
+        """``values`` on the device. From pinned memory a copy to a GPU goes on while the host decodes what is next."""
+        # torch takes no memory that is read-only, and gives a warning or an error
+        on_host = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        if self.device.type != "cuda":
+            return on_host
+        return on_host.pin_memory().to(self.device, non_blocking=True)
+
 
 def bench_on(device: str) -> Bench:
-    """The bench for ``--device``: numpy for cpu, torch for the rest."""
-    return NUMPY_BENCH if device == "cpu" else TorchBench(device)
+    """The bench for ``--device``: numpy for cpu, torch for the rest; ``cuda`` is the GPU with most free memory."""
+    if device == "cpu":
+        return NUMPY_BENCH
+    bench = TorchBench(device)
+    if device == "cuda":
+        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+        bench.device = torch.device("cuda", free.index(max(free)))
+    return bench
+
+
+def sha256_on(values: torch.Tensor) -> bytes:
+    """The SHA-256 of a contiguous tensor's bytes, from a GPU block by block through the host."""
+    digest = hashlib.sha256()
+    flat = values.view(-1).view(torch.uint8) if values.numel() else values.new_empty(0, dtype=torch.uint8)
+    for block in torch.split(flat, _HASH_BYTES):
+        digest.update(block.cpu().numpy().data)
+    return digest.digest()
+
+
+@contextmanager
+def lane(device: torch.device) -> Iterator[None]:
+    """A CUDA stream of the calling thread, waited for at the end: the work of several threads overlaps on the GPU.
+
+    ``settle`` comes before the first lane; a tensor made in a lane is used elsewhere after ``hand_over``.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    streams = _LANES.__dict__.setdefault("streams", {})
+    if device not in streams:
+        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch does not annotate it
+    stream = streams[device]
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+def settle(device: torch.device) -> None:
+    """Wait for all that the device has been asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def hand_over(values: torch.Tensor) -> None:
+    """Let the caller's stream use what a lane made: its memory is not given away before that is done."""
+    if values.is_cuda:
+        values.record_stream(torch.cuda.current_stream(values.device))
 
 
 class TorchPack(Pack):
@@ -70,14 +131,3 @@ class TorchPack(Pack):
     def get_delta(self, name: str, bench: Bench | None = None) -> Any:
         """The change of a tensor as a float32 torch tensor; see ``Pack.get_delta``."""
         return torch.from_numpy(super().get_delta(name, bench or self._bench)).to(self._bench.device)
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """float32 matrix products in float32: no TF32, no reduced accumulation."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

@@ -200,7 +200,7 @@ def write_pack(path: Path, plan: Plan, *, codec: str = "raw", chunk_bytes: int =
                     result=after.get(name),
                     alias=plan.aliases.get(name),
                     components=tuple(components),
-                    stats=dict(plan.stats),
+                    stats=dict(plan.stats) or None,
                 )
             )
         index = [plan.index] if plan.index else []
@@ -256,7 +256,11 @@ def aligned(data: bytes) -> bytes:
 
 
 def take_apart(path: Path) -> Parts:
-    blob = path.read_bytes()
+    return dismantle(path.read_bytes())
+
+
+def dismantle(blob: bytes) -> Parts:
+    """``take_apart`` of a pack in memory."""
     manifest_bytes, storage_bytes, data_bytes = struct.unpack_from("<QQQ", blob, 16)
     storage_at = 128 + -(-manifest_bytes // 64) * 64
     data_at = storage_at + -(-storage_bytes // 64) * 64

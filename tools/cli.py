@@ -25,6 +25,7 @@ INTERNAL: Final = 70  # EX_SOFTWARE of sysexits.h, outside the range that spec/e
 
 COMMANDS: Final[Mapping[str, str]] = {  # the first line of each command's help, here so that --help loads none of them
     "convert": "Write the pack that turns BASE into TUNED.",
+    "import": "Write the pack of a LoRA adapter or another tool's delta.",
     "inspect": "Show what a pack is, from its header alone.",
     "validate": "Check a pack by every rule; list all problems.",
     "apply": "Make the checkpoint that packs turn BASE into.",
@@ -39,6 +40,7 @@ HINTS: Final[Mapping[str, str]] = {  # by code, or by the first word of one
     "base": "skillpack inspect PACK shows the digest of the base it was made for",
     "framing.magic": "a pack begins with the bytes of spec/container.md; .skp is also a suffix of other programs",
     "integrity.source-changed": "try again once nothing writes to the inputs",
+    "convert.unmatched": "--base must be the checkpoint that the delta was made for; --add-new adds what it lacks",
     "signature.missing": "it is looked for beside the pack, at PACK.sig; verify takes another with --signature",
     "resource.memory": "fewer --threads hold fewer tensors at a time",
 }

@@ -5,7 +5,8 @@
     python -m benchmarks.reliability races --count 50
 
 Parts: faults, powerloss, races, damage, bases, memory. Each keeps its figures in results/reliability.json, from which
-results/reliability.md is written. Ends with 1 when a promise was broken.
+results/reliability.md is written; one that is stopped by Ctrl-C tells what it has done. Ends with 1 when a promise was
+broken.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def faults(root: Path, count: int | None) -> Part:
 
 
 def powerloss(root: Path, count: int | None) -> Part:
-    tally = powerloss_room.run(count or 400, 400, root, progress("powerloss"))
+    tally = powerloss_room.run(count or 400, 100, root, progress("powerloss"))
     return Part(
         [
             ["states of the disk", f"{tally.states:,}"],
@@ -164,7 +165,7 @@ def progress(name: str) -> Callable[[int, int], None]:
 
 def run_part(name: str, count: int | None) -> bool:
     """Run one part and keep its figures; whether every promise was kept."""
-    start = time.monotonic()
+    start, commit = time.monotonic(), report.commit()  # of the code that runs, whatever is checked out at its end
     with tempfile.TemporaryDirectory(dir=_memory_folder(), prefix="skillpack-") as folder:
         root = Path(folder) / name
         root.mkdir()
@@ -172,7 +173,13 @@ def run_part(name: str, count: int | None) -> bool:
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     command = f"python -m benchmarks.reliability {name}" + (f" --count {count}" if count is not None else "")
     when = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
-    plain = {"command": command, "when": when, "seconds": round(time.monotonic() - start), **asdict(part)}
+    plain = {
+        "command": command,
+        "commit": commit,
+        "when": when,
+        "seconds": round(time.monotonic() - start),
+        **asdict(part),
+    }
     kept[name] = {**plain, "bad": part.bad[:MAX_BAD]}
     RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
     _write_page(kept)
@@ -186,7 +193,12 @@ def _write_page(kept: dict[str, Any]) -> None:
     body = []
     for name in [each for each in PARTS if each in kept]:
         part = kept[name]
-        body += [f"## {TITLES[name]}", "", f"`{part['command']}`, {part['when']}, {part['seconds']:,} s", ""]
+        body += [
+            f"## {TITLES[name]}",
+            "",
+            f"`{part['command']}`, {part.get('commit', 'commit unknown')}, {part['when']}, {part['seconds']:,} s",
+            "",
+        ]
         body += [report.markdown(["", "figure"], part["rows"]), ""]
         body += [f"- broken: {each}" for each in part["bad"]]
     report.write("reliability.md", "benchmarks.reliability", "Reliability", "\n".join(body))
@@ -206,7 +218,8 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start without the first
+        signal.signal(each, signal.default_int_handler)
     parser = argparse.ArgumentParser("python -m benchmarks.reliability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all of them)")
     parser.add_argument("--count", type=int, help="points, races, bases; damage: per million; powerloss: per moment")

@@ -9,6 +9,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def make(root: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def run(count: int, root: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Tally:
-    """``count`` bases, each with another bit changed, spread over the tensors."""
+    """``count`` bases, or as many as there are until Ctrl-C, each with another bit changed, spread over the tensors."""
     tally = Tally()
     pairs = list(make(root).values())
     out = root / "out.safetensors"
@@ -72,15 +73,18 @@ def run(count: int, root: Path, progress: Callable[[int, int], None] = lambda do
     harmed.write_bytes(blob)
     chance = random.Random(3)
     descriptor = os.open(harmed, os.O_RDWR)
-    for index in range(count):
-        name, start, nbytes = places[index % len(places)]
-        byte, bit = start + chance.randrange(nbytes), chance.randrange(8)
-        os.pwrite(descriptor, bytes([blob[byte] ^ (1 << bit)]), byte)
-        tally.tried += 1
-        tally.by_tensor[name] += 1
-        _refuse(harmed, pairs[index // len(places) % len(pairs)][1], out, f"bit {bit} of byte {byte}, in {name}", tally)
-        os.pwrite(descriptor, blob[byte : byte + 1], byte)
-        progress(index + 1, count)
+    with suppress(KeyboardInterrupt):
+        for index in range(count):
+            name, start, nbytes = places[index % len(places)]
+            byte, bit = start + chance.randrange(nbytes), chance.randrange(8)
+            os.pwrite(descriptor, bytes([blob[byte] ^ (1 << bit)]), byte)
+            tally.tried += 1
+            tally.by_tensor[name] += 1
+            _refuse(
+                harmed, pairs[index // len(places) % len(pairs)][1], out, f"bit {bit} of byte {byte}, in {name}", tally
+            )
+            os.pwrite(descriptor, blob[byte : byte + 1], byte)
+            progress(index + 1, count)
     os.close(descriptor)
     return tally
 

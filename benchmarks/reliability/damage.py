@@ -11,6 +11,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -127,10 +128,11 @@ def _moved(blob: bytes, share: float, chance: random.Random) -> Iterator[tuple[s
 
 
 def run(root: Path, share: float = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> Tally:
-    """Damage every accepted pack of the corpus; ``root`` is a scratch folder."""
+    """Damage every accepted pack of the corpus, or as many as there are until Ctrl-C; ``root`` is a scratch folder."""
     tally = Tally()
     packs = accepted_packs()
-    for index, (name, path) in enumerate(packs.items()):
-        damage(name, path, root / "harmed.skp", tally, share)
-        progress(index + 1, len(packs))
+    with suppress(KeyboardInterrupt):
+        for index, (name, path) in enumerate(packs.items()):
+            damage(name, path, root / "harmed.skp", tally, share)
+            progress(index + 1, len(packs))
     return tally

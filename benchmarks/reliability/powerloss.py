@@ -20,6 +20,7 @@ import random
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -384,11 +385,12 @@ def _recover(stage: Stage, scene: Scene, state: Tree, tally: Tally) -> None:
 def run(
     per_moment: int, recoveries: int, root: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Tally:
-    """All scenes that write."""
+    """All scenes that write, or as many as there are until Ctrl-C."""
     stage = Stage(root)
     tally = Tally()
     scenes = [scene for scene in stage.scenes() if scene.writes]
-    for index, scene in enumerate(scenes):
-        lose_power(stage, scene, trace(stage, scene), per_moment, recoveries, tally)
-        progress(index + 1, len(scenes))
+    with suppress(KeyboardInterrupt):
+        for index, scene in enumerate(scenes):
+            lose_power(stage, scene, trace(stage, scene), per_moment, recoveries, tally)
+            progress(index + 1, len(scenes))
     return tally

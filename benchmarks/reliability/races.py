@@ -14,6 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -207,12 +208,13 @@ def observe(out: Path) -> Content | None:
 
 
 def run(count: int, root: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Tally:
-    """``count`` races, every kind in turn."""
+    """``count`` races, or as many as there are until Ctrl-C, every kind in turn."""
     tally = Tally()
     ground = Ground(root)
     races = ground.races()
     chance = random.Random(7)
-    for index in range(count):
-        ground.run(races[index % len(races)], chance, tally)
-        progress(index + 1, count)
+    with suppress(KeyboardInterrupt):
+        for index in range(count):
+            ground.run(races[index % len(races)], chance, tally)
+            progress(index + 1, count)
     return tally

@@ -24,7 +24,7 @@ def write(name: str, module: str, title: str, body: str) -> Path:
     path = FOLDER / name
     made = [
         f"Command: `python -m {module}`",
-        f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC; {_commit()}",
+        f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC; {commit()}",
         f"Machine: {machine()}",
         f"Software: Python {platform.python_version()}, {_versions('skillpack', 'numpy', 'zstandard', 'torch')}",
     ]
@@ -74,7 +74,7 @@ def _versions(*packages: str) -> str:
     return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit measured, and whether the library had changed since."""
     try:
         head = _git("rev-parse", "--short", "HEAD").strip()

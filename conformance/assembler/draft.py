@@ -31,6 +31,19 @@ def align(length: int) -> int:
     return -(-length // oracle.ALIGNMENT) * oracle.ALIGNMENT
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Heads of shards by the name of the file, and the name and content of the index where there is one."""
+
+    heads: Mapping[str, bytes]
+    index: tuple[str, bytes] | None = None
+
+    @property
+    def contents(self) -> list[tuple[str, bytes]]:
+        """In the order in which they are stored."""
+        return [*([self.index] if self.index else []), *sorted(self.heads.items())]
+
+
 @dataclass(eq=False)
 class Model:
     """A valid pack and its base. ``frames`` holds stored chunks made by hand, by (segment, chunk)."""
@@ -43,6 +56,7 @@ class Model:
     files: dict[str, bytes] = field(default_factory=dict)
     frames: dict[tuple[int, int], bytes] = field(default_factory=dict)
     codecs: dict[int, str] = field(default_factory=dict)  # of single segments
+    layout: Layout | None = None
     given: dict[str, Tensor] = field(default_factory=dict)  # results known without the oracle, which is slow
 
     @cached_property
@@ -53,15 +67,15 @@ class Model:
             if each.result is None:
                 del found[each.name]
             elif each.components is not None:
-                found[each.name] = self.given.get(each.name) or _made(self.base.get(each.name), each)
+                found[each.name] = self.given.get(each.name) or made_of(self.base.get(each.name), each)
         for each in self.entries:
             if each.alias is not None:
                 found[each.name] = found[each.alias]
         return dict(sorted(found.items()))
 
 
-def _made(base: Tensor | None, entry: Entry) -> Tensor:
-    """One result tensor; dtypes below a byte are made as the bytes they fill."""
+def made_of(base: Tensor | None, entry: Entry) -> Tensor:
+    """The result tensor of an entry; dtypes below a byte are made as the bytes they fill."""
     assert entry.result is not None
     dtype, shape = entry.result
     bits = oracle.WIDTH[dtype][0]
@@ -109,12 +123,13 @@ class Files:
     manifest: Any
     storage: Any
     pack_id: str
+    data: bytes = b""
 
 
 def assembled(model: Model, changes: Sequence[Change] = ()) -> Files:
     """The files of ``model`` after ``changes``."""
     entries = [_with_parts(each, changes) for each in sorted(model.entries, key=lambda each: each.name)]
-    contents = _contents(entries, model.files, changes)
+    contents = _contents(entries, model, changes)
     manifest = _manifest(model, entries, contents, changes)
     for change in changes:
         manifest = edited(manifest, change.manifest)
@@ -123,8 +138,8 @@ def assembled(model: Model, changes: Sequence[Change] = ()) -> Files:
     for change in changes:
         manifest_bytes = patched(manifest_bytes, change.manifest_wire)
         storage_bytes = patched(storage_bytes, change.storage_wire)
-    pack = _file(manifest_bytes, storage_bytes, data, changes)
-    return Files(pack, base_file(model.base, changes), manifest, storage, sha256(manifest_bytes).hex())
+    pack = file_of(manifest_bytes, storage_bytes, data, changes)
+    return Files(pack, base_file(model.base, changes), manifest, storage, sha256(manifest_bytes).hex(), data)
 
 
 def _with_parts(entry: Entry, changes: Sequence[Change]) -> Entry:
@@ -149,13 +164,14 @@ class Content:
     digest: bytes
 
 
-def _contents(entries: Sequence[Entry], files: Mapping[str, bytes], changes: Sequence[Change]) -> list[Content]:
+def _contents(entries: Sequence[Entry], model: Model, changes: Sequence[Change]) -> list[Content]:
     found = []
     for entry in entries:
         for component in entry.components or []:
             planes = [len(plane) for part in component.parts for plane in part.planes()]
             found.append(Content(planes, component.content(), b""))
-    found += [Content([len(files[name])], files[name], b"") for name in sorted(files)]
+    whole = [*sorted(model.files.items()), *(model.layout.contents if model.layout else [])]
+    found += [Content([len(data)], data, b"") for _, data in whole]
     for change in changes:
         for index, patches in change.content.items():
             found[index].data = patched(found[index].data, patches)
@@ -164,6 +180,20 @@ def _contents(entries: Sequence[Entry], files: Mapping[str, bytes], changes: Seq
     for change in changes:
         for index, patches in change.stale.items():
             found[index].data = patched(found[index].data, patches)
+    return found
+
+
+def contents_of(model: Model) -> list[Content]:
+    """The contents of the pack of ``model``, in order."""
+    return _contents(sorted(model.entries, key=lambda each: each.name), model, ())
+
+
+def chunked(content: Content, chunk_bytes: int) -> list[bytes]:
+    """The decoded chunks of a content, plane by plane."""
+    found, at = [], 0
+    for length in content.planes:
+        found += [content.data[at + k : at + min(k + chunk_bytes, length)] for k in range(0, length, chunk_bytes)]
+        at += length
     return found
 
 
@@ -182,6 +212,10 @@ def _manifest(model: Model, entries: Sequence[Entry], contents: Sequence[Content
             component["sha256"] = next(digests)
     for each in plain["files"]:
         each["sha256"] = next(digests)
+    if model.layout is not None:
+        listed = [{"length": len(data), "name": name, "sha256": next(digests)} for name, data in model.layout.contents]
+        index = {"index": listed.pop(0)} if model.layout.index else {}
+        plain["layout"] = {"shards": listed, **index}
     return plain
 
 
@@ -202,14 +236,8 @@ def _stored(model: Model, contents: Sequence[Content], changes: Sequence[Change]
 
 
 def _chunks(model: Model, index: int, codec: str, content: Content, changes: Sequence[Change]) -> Chunks:
-    decoded, at = [], 0
-    for length in content.planes:
-        decoded += [
-            content.data[at + k : at + min(k + model.chunk_bytes, length)] for k in range(0, length, model.chunk_bytes)
-        ]
-        at += length
     found: Chunks = []
-    for k, chunk in enumerate(decoded):
+    for k, chunk in enumerate(chunked(content, model.chunk_bytes)):
         stored = model.frames.get((index, k))
         if stored is None:
             run = oracle.rle_frame(chunk) if codec == "zstd" and len(chunk) < 1 << 16 else None
@@ -229,7 +257,7 @@ PREAMBLE = (  # name, form
 )  # fmt: skip
 
 
-def _file(manifest: bytes, storage: bytes, data: bytes, changes: Sequence[Change]) -> bytes:
+def file_of(manifest: bytes, storage: bytes, data: bytes, changes: Sequence[Change]) -> bytes:
     values: dict[str, int | bytes] = {
         "magic": oracle.MAGIC, "major": 1, "minor": 0, "reserved": bytes(4), "manifest-length": len(manifest),
         "storage-length": len(storage), "data-length": len(data), "manifest-digest": sha256(manifest),
@@ -281,4 +309,7 @@ def base_file(base: Mapping[str, Tensor], changes: Sequence[Change]) -> bytes:
     return struct.pack("<Q", len(text)) + text + b"".join(given[name].data for name in order)
 
 
-__all__ = ["Change", "Component", "Entry", "Files", "Model", "Part", "Tensor", "assembled", "base_file", "sha256"]
+__all__ = [
+    "Change", "Component", "Content", "Entry", "Files", "Layout", "Model", "Part", "Tensor", "assembled", "base_file",
+    "chunked", "contents_of", "file_of", "made_of", "sha256",
+]  # fmt: skip

@@ -47,6 +47,7 @@ class Case:
     rows: tuple[int, int] | None = None
     wall_s: float = WALL_S
     rss_mb: int = RSS_MB
+    read_bytes: int = 0  # 0: no bound
     is_open: bool = False  # to accept is right as well as to refuse with one of the codes
 
     def plain(self, files: Files) -> dict[str, Any]:
@@ -63,6 +64,8 @@ class Case:
         found["args"] = self._args()
         found["expect"] = self._expectation(files)
         found["budgets"] = {"wall_s": self.wall_s, "rss_mb": self.rss_mb}
+        if self.read_bytes:
+            found["budgets"]["read_bytes"] = self.read_bytes
         if self.mutant_of:
             found["mutant_of"] = self.mutant_of
             found["change"] = self.changes[-1].plain()
@@ -141,6 +144,7 @@ class Suite:
         with_base: bool | None = None,
         wall_s: float = WALL_S,
         rss_mb: int = RSS_MB,
+        read_bytes: int = 0,
     ) -> str:
         """A case that must be accepted; returns its id."""
         given = op in NEEDS_BASE if with_base is None else with_base
@@ -148,7 +152,7 @@ class Suite:
         self._add(
             Case(
                 self.area, case_id, title, tuple(requirements.split()), op, model, changes, (), why or title, of, given,
-                tensor, rows, wall_s, rss_mb,
+                tensor, rows, wall_s, rss_mb, read_bytes,
             )
         )  # fmt: skip
         return case_id
@@ -215,6 +219,10 @@ class Suite:
             assert data != right, (case_id, name)
             assert len(data) == len(right), (case_id, name)
         return self.reject(case_id, title, of, Change(results=wrong), "integrity.result", requirements, why, op="apply")
+
+    def model_of(self, case_id: str) -> Model:
+        """The pack of an accepted case."""
+        return self._parent(case_id).model
 
     def _parent(self, case_id: str) -> Case:
         slug = case_id.replace("_", "-")

@@ -22,6 +22,7 @@ ASKED = {
     "metadata_bytes": (25, "limit.exceeded/metadata"),
     "side_files": (2, "limit.exceeded/side-files"),
     "side_file_bytes": (304, "limit.exceeded/side-files"),
+    "tensor_products": (12, "limit.exceeded/products"),
     "header_depth": (7, "limit.exceeded/depth"),
 }
 

@@ -98,6 +98,11 @@ def lowrank(
     return component("lowrank", params, *parts)
 
 
+def ulp_steps(dtype: str, steps: Sequence[int], sort: str = "none") -> Component:
+    width = oracle.WIDTH[dtype][0] // 8
+    return component("ulp", {"sort": sort}, ("diff", width, from_items(steps, width)))
+
+
 Factor = tuple[bytes, bytes] | bytes  # float items; or packed codes and their scales
 
 

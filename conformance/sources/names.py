@@ -12,6 +12,7 @@ from .models import ENTRIES, dense, raw, tensor
 OF = "container-all-kinds-validate"
 A, I = ENTRIES["a.bias"], ENTRIES["i.tied"]  # noqa: E741
 SIDE_FILES = (
+    "README.md",
     "added_tokens.json",
     "chat_template.jinja",
     "config.json",
@@ -352,7 +353,7 @@ def unlisted_entry(name: str, alias: str) -> Entry:
 def side_files(suite: Suite) -> None:
     for name in SIDE_FILES:
         suite.accept(
-            f"file-{name.replace('.', '-').replace('_', '-')}",
+            f"file-{name.lower().replace('.', '-').replace('_', '-')}",
             f"The side file {name}",
             Model(files={name: b"{}\n"}),
             "manifest.file-name safe.no-paths",
@@ -428,7 +429,7 @@ def side_files(suite: Suite) -> None:
         (
             "length-less",
             "A side file's length is one too small",
-            [put("files/0/length", 152)],
+            [put("files/0/length", 80)],
             "storage.chunk-length storage.data-length",
             "storage.chunk-length",
         ),

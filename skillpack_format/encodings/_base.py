@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid
 from skillpack_format.dtypes import Array, DType, numel
@@ -93,6 +93,23 @@ class Estimating(Additive, Protocol):
         """``add`` for some elements of the flat block: ``acc`` holds theirs, flat."""
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """The matrices sum over k of scale[e, k] * outer(u[e, k], v[e, k]): a delta that need not be multiplied out."""
+
+    scale: NDArray[np.float64]  # (stack, rank)
+    u: NDArray[Any]  # (stack, rank, rows): int8 or float64
+    v: NDArray[Any]  # (stack, rank, cols), of the same dtype
+
+
+@runtime_checkable
+class Factored(Protocol):
+    """An additive component whose whole contribution is a sum of terms."""
+
+    def terms(self) -> tuple[Term, ...]:
+        """The terms, in the order in which ``add`` adds them."""
+
+
 class Rewriting(Protocol):
     """An opened component that works on bit patterns."""
 
@@ -102,6 +119,35 @@ class Rewriting(Protocol):
 
     def rewrite(self, bits: Array, first: int) -> Array:
         """The new bit patterns of the run of elements from ``first`` on, from the present ones ``bits``, flat."""
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A rewriting component that does not look at the present bits: a device needs only what it puts in their place."""
+
+    def placed(self) -> tuple[NDArray[np.int64] | None, Array]:
+        """Positions in the flat tensor, None for all of them, and the bit patterns there."""
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """A rewriting component of steps along the line of ordered bit patterns, which a device can walk by itself."""
+
+    @property
+    def diff(self) -> Array:
+        """(numel,) zigzag codes, in the order of the file."""
+
+    @property
+    def dtype(self) -> DType:
+        """Of the tensor; its kind says what the line is."""
+
+    @property
+    def exponent_at(self) -> int | None:
+        """The lowest bit of the exponent by which codes are sorted, None where they are not."""
+
+    @property
+    def span(self) -> int:
+        """Elements that are sorted together."""
 
 
 class Encoding(Protocol):
@@ -123,7 +169,7 @@ class Encoding(Protocol):
         once open, has ``crop(window)``, which is the same component for the window as a matrix of its own.
         """
 
-    def terms(self, params: Any) -> int:
+    def products(self, params: Any) -> int:
         """How many products are summed for one element of the tensor; 0 for an encoding that multiplies no matrices."""
 
     def parts(self, params: Any, target: Target) -> tuple[PartSpec, ...]:

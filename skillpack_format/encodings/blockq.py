@@ -76,7 +76,7 @@ class Blockq:
     def span(self, params: Params) -> int | None:
         return None
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return 0
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
@@ -100,7 +100,7 @@ def _zeros(params: Params, parts: Parts, grid: Grid, where: str) -> NDArray[np.i
     if params.zero is not None:
         return np.int16(params.zero)
     zeros = parts["zeros"]
-    if zeros.size and int(zeros.max()) > (2 << params.bits) - 2:
+    if (zeros > (2 << params.bits) - 2).any():
         raise error("payload.code", where, f"a zero point is above {(2 << params.bits) - 2} half steps")
     table = zeros.astype(np.int16).reshape(grid.stack * grid.rows, params.groups(grid.cols))
     return spread(table, params.group, grid.cols)

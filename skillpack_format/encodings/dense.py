@@ -33,6 +33,9 @@ class Replacing:
     def rewrite(self, bits: Array, first: int) -> Array:
         return self.values[first : first + bits.size]
 
+    def placed(self) -> tuple[NDArray[np.int64] | None, Array]:
+        return None, self.values
+
 
 @dataclass(frozen=True, slots=True)
 class Adding:
@@ -64,7 +67,7 @@ class Dense:
     def span(self, params: Params) -> int | None:
         return 1
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return 0
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:

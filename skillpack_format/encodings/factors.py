@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
+from skillpack_format.encodings._base import (
+    Additive,
+    Encoded,
+    Encoding,
+    Parts,
+    PartSpec,
+    Rewriting,
+    Target,
+    Term,
+    Window,
+)
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
@@ -71,6 +81,9 @@ class Adding:
         e = slice(window.matrix, window.matrix + 1)
         return Adding(tuple(OpenBand(b.s[e], b.u[e, :, window.rows], b.v[e, :, window.cols]) for b in self.bands))
 
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(Term(band.s, band.u, band.v) for band in self.bands)
+
 
 class Factors:
     name = "factors"
@@ -94,7 +107,7 @@ class Factors:
     def span(self, params: Params) -> int | None:
         return None
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return sum(band.rank for band in params.bands)
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
@@ -125,11 +138,11 @@ def _parse_band(plain: Any, grid: Grid, where: str) -> BandParams:
 
 
 def _open_band(k: int, band: BandParams, params: Params, grid: Grid, parts: Parts, where: str) -> OpenBand:
-    s = parts[f"s{k}"].view(np.float32).astype(np.float64).reshape(grid.stack, band.rank)
-    require_finite(s, where, "S")
+    s = parts[f"s{k}"].view(np.float32)
+    require_finite(s, where, "S")  # before it is widened: numpy warns of signalling NaNs
     u = _open_factor("u", k, grid.rows, band, params, parts, grid, where)
     v = _open_factor("v", k, grid.cols, band, params, parts, grid, where)
-    return OpenBand(s, u, v)
+    return OpenBand(s.astype(np.float64).reshape(grid.stack, band.rank), u, v)
 
 
 def _open_factor(
@@ -138,9 +151,9 @@ def _open_factor(
     stored = parts[f"{name}{k}"]
     shape = (grid.stack, band.rank, dim)
     if band.bits is None:
-        values = bits_to_float32(stored, dtype_named(band.code)).astype(np.float64)
+        values = bits_to_float32(stored, dtype_named(band.code))
         require_finite(values, where, name.upper())
-        return values.reshape(shape)
+        return values.astype(np.float64).reshape(shape)
     codes = packing_of.unpack(stored, grid.stack * band.rank * dim, band.bits, params.packing, where)
     scales = bits_to_float32(parts[f"{name}_scales{k}"], params.scale)
     require_scales(scales, where)

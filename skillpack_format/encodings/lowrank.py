@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from skillpack_format import bits as packing_of
 from skillpack_format import estimation
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
+from skillpack_format.encodings._base import (
+    Additive,
+    Encoded,
+    Encoding,
+    Parts,
+    PartSpec,
+    Rewriting,
+    Target,
+    Term,
+    Window,
+)
 from skillpack_format.errors import error
 from skillpack_format.estimation import Estimate
 from skillpack_format.fields import array, integer, one_of, require_keys
@@ -112,6 +122,17 @@ class Adding:
             tuple(OpenSlice(each.scales[e], each.u[e, window.rows], each.v[e, window.cols]) for each in self.slices)
         )
 
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(
+            Term(_repeated(each.scales, each.u.shape[2]), each.u.swapaxes(1, 2), each.v.swapaxes(1, 2))
+            for each in self.slices
+        )
+
+
+def _repeated(scales: NDArray[np.float32], rank: int) -> NDArray[np.float64]:
+    """(stack,) to (stack, rank)."""
+    return np.repeat(scales.astype(np.float64)[:, None], rank, axis=1)
+
 
 class Lowrank:
     name = "lowrank"
@@ -131,7 +152,7 @@ class Lowrank:
     def span(self, params: Params) -> int | None:
         return None
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return sum(each.rank for each in params.slices)
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:

@@ -71,6 +71,9 @@ class Replacing(_Placed):
         rewritten[positions] = values
         return rewritten
 
+    def placed(self) -> tuple[Positions | None, Array]:
+        return self.positions, self.values
+
 
 class Adding(_Placed):
     """Values are finite float32."""
@@ -108,7 +111,7 @@ class Sparse:
     def span(self, params: Params) -> int | None:
         return None
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return 0
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:

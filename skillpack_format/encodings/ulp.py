@@ -40,6 +40,11 @@ class Rewriter:
     def span(self) -> int:
         return SPAN if self.sort == "exponent" else 1
 
+    @property
+    def exponent_at(self) -> int | None:
+        """The lowest bit of the exponent by which ``diff`` is sorted."""
+        return _STORED_BITS[self.dtype.name] if self.sort == "exponent" else None
+
     def rewrite(self, bits: Array, first: int) -> Array:
         zigzag = self.diff[first : first + bits.size]
         if self.sort == "exponent":
@@ -69,7 +74,7 @@ class Ulp:
     def span(self, params: Params) -> int | None:
         return SPAN if params.sort == "exponent" else 1
 
-    def terms(self, params: Params) -> int:
+    def products(self, params: Params) -> int:
         return 0
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:

@@ -27,7 +27,7 @@ from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import Checkpoint
 
 HELD_BYTES: Final = 1 << 30  # that tensors in work may hold together, or the one alone that needs more
-COPIES: Final = 3  # of a tensor while it is made whole: base, components, result
+COPIES: Final = 3  # of a tensor while it is made whole (base, components, result), or of components while read
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class Chain:
         return Route(name, tuple(reversed(steps)))
 
     def expected(self, name: str) -> bytes | None:
-        """The SHA-256 that a pack promises for a result tensor; None where none lists it, or a scale is in the way."""
+        """The SHA-256 that a pack promises for a tensor that it makes; None for others, and with a scale."""
         steps = self.route(name).steps
-        promised = steps[-1][1].result if steps and self.scale == 1.0 else None
-        return promised.sha256 if promised else None
+        last = steps[-1][1] if steps and self.scale == 1.0 else None
+        return last.result.sha256 if last and last.result and last.alias is None else None
 
     def blocks(self, name: str) -> Iterator[Bytes]:
         """The bytes of a result tensor, in order; it is proved once the last block has been taken.
@@ -92,7 +92,7 @@ class Chain:
         with self.base_first():
             if not route.steps:
                 yield from self._base_blocks(name)
-            elif self._is_additive(route):
+            elif self._is_streamed(route):
                 yield from self._made_blocks(route)
             else:
                 with self._budget.hold(COPIES * self.specs[name].nbytes):
@@ -138,7 +138,8 @@ class Chain:
             fault = kind_fault(pack.manifest, specs)
             if fault is not None:
                 raise fault
-            _require_alias_targets(pack, specs)
+            with self.base_first():
+                _require_alias_targets(pack, specs)
             for entry in pack.manifest.tensors:
                 if entry.result is None:
                     specs.pop(entry.name, None)
@@ -147,12 +148,12 @@ class Chain:
                     specs[entry.name] = TensorSpec(entry.name, dtype_named(kind.dtype), kind.shape)
         return dict(sorted(specs.items()))
 
-    def _is_additive(self, route: Route) -> bool:
-        """Whether the tensor can be made block by block as the base is read: one step that only adds."""
+    def _is_streamed(self, route: Route) -> bool:
+        """Whether the tensor is made block by block as the base is read: one step whose components see like blocks."""
         if len(route.steps) > 1 or self.scale != 1.0:
             return False
         pack, entry = route.steps[0]
-        return entry.alias is None and all(each.adds for each in pack.contents.components[entry.name])
+        return entry.alias is None and len({each.adds for each in pack.contents.components[entry.name]}) < 2
 
     def _base_blocks(self, name: str) -> Iterator[Bytes]:
         stream = _BaseStream(self.checkpoint, name)

@@ -6,43 +6,38 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.classes import Rule, class_of, module_of
 from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
-from skillpack_format.contents import StoredContent, store
 from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
 from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
-from skillpack_format.manifest import Entry, Layout, Manifest, ResultRef, SideFile, parse_metadata
-from skillpack_format.names import INDEX_SUFFIX, SHARD_SUFFIX, SIDE_FILES, is_layout_name
+from skillpack_format.manifest import Entry, Manifest, ResultRef, parse_metadata
+from skillpack_format.ops.carried import CarriedFile, layout_of, left_out, side_files
 from skillpack_format.ops.plans import PlanReport, goal_of, make_plan
 from skillpack_format.planning import Budget, Goal, Plan, Share
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
 from skillpack_format.records import from_record, record_key, to_record
-from skillpack_format.side_files import CODE, is_program, notes_of
-from skillpack_format.sources import SourceFile
 from skillpack_format.storage import align
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.surveying import SEGMENT_BYTES
 from skillpack_format.writer import CODEC, PackWriter
 
 FRAME_BYTES: Final = 320  # of a pack beside MANIFEST's and STORAGE's items: preamble, STORAGE's map, alignment
-SHOWN: Final = 10  # files named that are left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,17 +132,22 @@ def convert(
     goal_of(options.recipe, options.goal, 1 << 62)  # what makes no sense is refused before any work
     with _opened(base, tuned, options, progress) as work:
         before, after, old = work.before, work.after, work.old
-        files, warnings = _side_files(before, after, options)
-        contents = [store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES) for _, data in files]
+        files, warnings = side_files(before, after.side_files(), options.limits) if options.side_files else ([], [])
+        if options.side_files:
+            warnings += left_out(before, after)
         with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite, limits=options.limits) as writer:
-            work.codings = _plan(work, files, contents, progress).codings if work.is_planned else {}
+            work.codings = _plan(work, files, progress).codings if work.is_planned else {}
             coded = _code_all(work, writer, progress)
-            for content in contents:
-                writer.add(content)
-            manifest = _manifest(old, coded, files, options)
+            manifest = manifest_of(old, (each.entry for each in coded), files, options.metadata)
+            parts: list[CarriedFile] = []
             is_exact = manifest.result.digest == checkpoint_digest(work.new.items())
-            if options.layout and is_exact and not isinstance(options.goal, Budget | Share):
-                manifest = replace(manifest, layout=_add_layout(before, after, options, writer, warnings))
+            is_budget = isinstance(options.goal, Budget | Share)
+            if options.layout and is_exact and not is_budget and before.is_folder and after.is_folder:
+                layout, parts, remarks = layout_of(after, options.limits)
+                manifest = replace(manifest, layout=layout)
+                warnings += remarks
+            for each in (*files, *parts):
+                writer.add(each.content(options.codec))
             before.require_unchanged()
             after.require_unchanged()
             pack_bytes = writer.seal(manifest)
@@ -160,7 +160,7 @@ def convert(
             tuned_bytes=sum(spec.nbytes for spec in after.specs.values()),
             base_tensors=len(old),
             tensors=tuple(_report(each) for each in coded),
-            side_files=tuple(each.name for each, _ in files),
+            side_files=tuple(each.listed.name for each in files),
             warnings=tuple(warnings),
         )
 
@@ -229,10 +229,9 @@ def preview(base: Path, tuned: Path, options: Options = Options(), progress: Pro
     """What ``convert`` would do, and why; nothing is written. Raises what ``convert`` raises, output apart."""
     require_metadata(options.metadata, options.limits)
     with _opened(base, tuned, options, progress) as work:
-        files, _ = _side_files(work.before, work.after, options)
-        contents = [store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES) for _, data in files]
+        files, _ = side_files(work.before, work.after.side_files(), options.limits) if options.side_files else ([], [])
         return PlanReport(
-            plan=_plan(work, files, contents, progress),
+            plan=_plan(work, files, progress),
             recipe=options.recipe.name,
             classes={name: class_of(name, options.rules) for name in work.coded},
             elements={name: numel(work.new[name].kind.shape) for name in work.coded},
@@ -256,12 +255,11 @@ def _opened(base: Path, tuned: Path, options: Options, progress: Progress) -> It
         yield _Work(before, after, old, new, options)
 
 
-def _plan(
-    work: _Work, files: Sequence[tuple[SideFile, bytes]], contents: Sequence[StoredContent], progress: Progress
-) -> Plan:
+def _plan(work: _Work, files: Sequence[CarriedFile], progress: Progress) -> Plan:
     """A choice for every tensor that gets components."""
     rest = [work.code(name) for name in work.names if name not in set(work.coded)]
-    frame = _manifest(work.old, rest, files, work.options).to_bytes()
+    frame = manifest_of(work.old, (each.entry for each in rest), files, work.options.metadata).to_bytes()
+    contents = [each.content(work.options.codec) for each in files]
     table = sum(SEGMENT_BYTES + len(each.table) + align(each.nbytes) for each in contents)
     return make_plan(
         work.job,
@@ -351,13 +349,13 @@ def _resolve_aliases(coded: Sequence[Coded]) -> list[Coded]:
     return resolved
 
 
-def _manifest(
-    old: Listing, coded: Sequence[Coded], files: Sequence[tuple[SideFile, bytes]], options: Options
+def manifest_of(
+    old: Listing, entries: Iterable[Entry], files: Iterable[CarriedFile], metadata: dict[str, str]
 ) -> Manifest:
-    """MANIFEST for what was coded; what came out unchanged is not listed."""
-    entries = tuple(each.entry for each in coded if each.entry.base != each.entry.result)
+    """MANIFEST for what was coded of the base ``old``, by name; what came out unchanged is not listed."""
+    changed = tuple(entry for entry in entries if entry.base != entry.result)
     result = dict(old)
-    for entry in entries:
+    for entry in changed:
         if entry.result is None:
             del result[entry.name]
         else:
@@ -365,43 +363,10 @@ def _manifest(
     return Manifest(
         base=base_ref(old),
         result=ResultRef(len(result), checkpoint_digest(result.items())),
-        tensors=entries,
-        files=tuple(each for each, _ in files),
-        metadata=options.metadata,
+        tensors=changed,
+        files=tuple(each.listed for each in files),
+        metadata=metadata,
     )
-
-
-def _add_layout(
-    before: Checkpoint, after: Checkpoint, options: Options, writer: PackWriter, warnings: list[str]
-) -> Layout | None:
-    """The layout of the folder ``tuned``, its contents handed to the writer; None where no layout can say it."""
-    if not (before.is_folder and after.is_folder):
-        return None
-    heads, index = after.heads(), after.index_bytes()
-    layout = Layout(
-        shards=tuple(_side_file(name, data) for name, data in heads.items()),
-        index=_side_file(after.index_file, index) if after.index_file is not None and index is not None else None,
-    )
-    reason = _layout_fault(layout, options.limits)
-    if reason is not None:
-        warnings.append(f"{reason}: apply will name and lay out the files as in the base")
-        return None
-    for data in ((index,) if index is not None else ()) + tuple(heads.values()):
-        writer.add(store([np.frombuffer(data, np.uint8)], [1], options.codec, CHUNK_BYTES))
-    return layout
-
-
-def _layout_fault(layout: Layout, limits: Limits) -> str | None:
-    """Why no reader would take this layout."""
-    odd = [each.name for each in layout.shards if not is_layout_name(each.name, SHARD_SUFFIX)]
-    if layout.index is not None and not is_layout_name(layout.index.name, INDEX_SUFFIX):
-        odd.append(layout.index.name)
-    if odd:
-        return f"{odd[0]} is no plain name"
-    nbytes = sum(each.nbytes for each in layout.contents)
-    if len(layout.shards) > limits.shards or nbytes > limits.layout_bytes:
-        return f"{len(layout.shards)} shards with {nbytes} bytes of headers and index are above a limit"
-    return None
 
 
 def _report(coded: Coded) -> TensorReport:
@@ -415,59 +380,3 @@ def _report(coded: Coded) -> TensorReport:
         nbytes=coded.nbytes,
         error=coded.error,
     )
-
-
-def _side_files(
-    before: Checkpoint, after: Checkpoint, options: Options
-) -> tuple[list[tuple[SideFile, bytes]], list[str]]:
-    """Allow-listed files of ``tuned`` that the base lacks or has otherwise; configurations that name code stay out."""
-    if not options.side_files:
-        return [], []
-    theirs, ours = before.side_files(), after.side_files()
-    files: list[tuple[SideFile, bytes]] = []
-    warnings: list[str] = []
-    for name, path in ours.items():
-        if name not in SIDE_FILES:
-            continue
-        data = read_side_file(path, options.limits)
-        if name in theirs and read_side_file(theirs[name], options.limits) == data:
-            continue
-        if CODE in notes_of(name, data):
-            warnings.append(f"{name} names code to run (auto_map); it is not carried")
-            continue
-        files.append((_side_file(name, data), data))
-    left_out = [*_left_out(ours, theirs), *after.other_weights()]
-    if left_out:
-        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
-        warnings.append(f"not carried, of the folder of tuned: {', '.join(left_out[:SHOWN])}{more}")
-    return files, warnings
-
-
-def _left_out(ours: dict[str, Path], theirs: dict[str, Path]) -> Iterator[str]:
-    """What no pack carries and the base does not have as well; hidden files are nobody's."""
-    for name, path in ours.items():
-        if name in SIDE_FILES or name.startswith("."):
-            continue
-        if path.is_dir():
-            if name not in theirs:
-                yield f"{name}/"
-        elif name not in theirs or not _is_same(path, theirs[name]):
-            yield f"{name} (a program)" if is_program(name, path.stat().st_mode) else name
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    if not other.is_file():
-        return False
-    with SourceFile(one) as first, SourceFile(other) as second:
-        return first.size == second.size and first.sha256() == second.sha256()
-
-
-def _side_file(name: str, data: bytes) -> SideFile:
-    return SideFile(name, len(data), sha256(data))
-
-
-def read_side_file(path: Path, limits: Limits) -> bytes:
-    """A whole side file, which must be a regular file of at most limits.side_file_bytes."""
-    with SourceFile(path) as source:
-        limits.require("side_file_bytes", source.size, str(path))
-        return bytes(source.read_at(0, source.size))

@@ -176,8 +176,8 @@ def _side_file_row(pack: Pack, each: SideFile, *, read: bool) -> SideFileRow:
 def _tensor_row(pack: Pack, entry: Entry) -> TensorRow:
     info = pack.info(entry.name)
     identity = entry.result or entry.base
-    stats = {key: _float32(value) for key, value in entry.stats.items() if isinstance(value, bytes)}
-    changed = entry.stats.get("changed")
+    figures = entry.stats or {}
+    changed = figures.get("changed")
     return TensorRow(
         name=entry.name,
         tensor_class=entry.tensor_class,
@@ -188,13 +188,15 @@ def _tensor_row(pack: Pack, entry: Entry) -> TensorRow:
         elements=numel(identity.kind.shape) if identity else 0,
         changed=changed if isinstance(changed, int) else None,
         nbytes=info.nbytes,
-        error=stats.get("error"),
-        projection=stats.get("projection"),
-        norm=stats.get("norm"),
+        error=_float32(figures.get("error")),
+        projection=_float32(figures.get("projection")),
+        norm=_float32(figures.get("norm")),
     )
 
 
-def _float32(stored: bytes) -> float | None:
+def _float32(stored: int | bytes | None) -> float | None:
+    if not isinstance(stored, bytes):
+        return None
     value: float = struct.unpack("<f", stored)[0]
     return value if abs(value) <= 3.5e38 else None  # NaN and infinity say nothing, and JSON has neither
 

@@ -120,3 +120,23 @@ def test_reports_are_written(tmp_path: Path, capsys):
     assert found["outcomes"]["pass"] == 1
     assert Xml.parse(junit).getroot().get("failures") == "0"  # noqa: S314 - written by us
     assert "conforms" in capsys.readouterr().out
+
+
+READS_ALL = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {root!r})
+from conformance.adapters import library
+
+inspect = library.HANDLERS["inspect"]
+library.HANDLERS["inspect"] = lambda asked, limits: (Path(asked["pack"]).read_bytes(), inspect(asked, limits))[1]
+library.main()
+"""
+
+
+def test_a_reader_that_reads_what_it_should_not(tmp_path):
+    path = tmp_path / "reader.py"
+    path.write_text(READS_ALL.format(root=str(build.ROOT.parent)))
+    report = runner.run([sys.executable, str(path)], ["found-inspect-reads-no-data", "container-identical-inspect"])
+    assert Counter(each.outcome for each in report.results) == {"reads": 1, "pass": 1}

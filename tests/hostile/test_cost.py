@@ -180,6 +180,22 @@ def test_an_added_tensor_without_elements_costs_nothing(tmp_path: Path) -> None:
     path.write_bytes(put_together(parts))
     with peak_below(MIB):
         read_everything(path)
+    parts.manifest["tensors"][0]["result"]["shape"] = [0, 1 << 62, 1 << 62]
+    path.write_bytes(put_together(parts))
+    with Pack(path) as pack:  # the format has such a tensor, numpy has no array of its shape
+        refused("unsupported.operation", pack.get_delta, "t0000000")
+
+
+def test_nothing_is_allocated_for_chunks_whose_checksum_is_wrong(tmp_path: Path) -> None:
+    """64 MiB that a file of a few hundred bytes claims to hold, in chunks of a byte each."""
+    chunk = struct.pack("<II", 1, 0xFFFF_FFFF)
+    parts = Parts(document(1), {"chunk_bytes": 1 << 24, "segments": [{"chunks": chunk * 4, "codec": "zstd"}]}, b"abcd")
+    parts.manifest["tensors"][0]["result"].update(dtype="U8", shape=[1 << 26])
+    parts.manifest["tensors"][0]["components"][0]["dtype"] = "U8"
+    path = tmp_path / "p.skp"
+    path.write_bytes(put_together(parts))
+    with peak_below(MIB):
+        refused("integrity.chunk", read_everything, path)
 
 
 def test_a_frame_that_lies_about_its_size_allocates_nothing(tmp_path: Path) -> None:

@@ -31,30 +31,26 @@ linalg slicing sources locks durable journal progress storage container
 signatures
 manifest
 encodings._base codecs._base
-encodings.* codecs.* stores.header
-stores.heads stores.safetensors_files stores.shards
+encodings.* codecs.* stores.header stores.zip_records stores.tensor_pickles
+stores.heads stores.safetensors_files stores.shards stores.torch_archives
 catalog
-contents classes recipes listing
+contents classes recipes sensitivity planning listing
 making
 encoders
-coding
+importers._base importers._adapter_config importers.matching
+importers.*
+coding surveying translating
 records reader writer
 ops.inspection ops.chain ops.folders ops.application ops.slices
-ops.validation ops.conversion
+ops.validation ops.carried ops.plans ops.conversion ops.importing
 torch_bridge
+loaded.undo loaded.slots loaded.factored loaded.stepping loaded.making loaded.unmaking
+loaded.changes
+loaded.attaching
+loaded.unmerged
 opening
 __init__
 """
-ONLY = {  # a third-party package -> the modules that may import it
-    "torch": {"torch_bridge"},
-    "zstandard": {"codecs.zstd"},
-    "msgpack": {"wire"},
-    "jsonschema": {"ops.validation"},
-    "safetensors": {"stores.shards"},
-    "threadpoolctl": {"ops.application", "ops.conversion"},
-    "model_signing": {"signatures"},
-    "cryptography": {"signatures"},
-}
 TYPING_ONLY = {"typing_extensions", "_typeshed"}
 
 
@@ -63,6 +59,16 @@ def names_of(path: Path) -> str:
 
 
 MODULES = {names_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+ONLY = {  # a third-party package -> the modules that may import it
+    "torch": {"torch_bridge", *(name for name in MODULES if name.startswith("loaded."))},
+    "zstandard": {"codecs.zstd"},
+    "msgpack": {"wire"},
+    "jsonschema": {"ops.validation"},
+    "safetensors": {"stores.shards"},
+    "threadpoolctl": {"ops.application", "ops.conversion"},
+    "model_signing": {"signatures"},
+    "cryptography": {"signatures"},
+}
 DOORS = {name for name in MODULES if name.endswith(".__init__")}
 
 
@@ -126,6 +132,12 @@ def test_imports_lead_downwards(name: str) -> None:
         assert below < line or (below == line and before < place), f"{name} imports {target}, which is not below it"
 
 
+@pytest.mark.parametrize("name", ["peft", "graftllm", "bitdelta", "wdelta"])
+def test_importers_do_not_import_each_other(name: str) -> None:
+    kinds = {f"importers.{each}" for each in ("peft", "graftllm", "bitdelta", "wdelta")}
+    assert edges(f"importers.{name}") & kinds == set()
+
+
 @pytest.mark.parametrize("room", ["encodings", "codecs"])
 def test_modules_of_a_room_do_not_import_each_other(room: str) -> None:
     for name in MODULES:
@@ -166,18 +178,24 @@ def test_nothing_is_star_imported(name: str) -> None:
     assert [line for each, line in imports(MODULES[name]) if each.endswith(".*")] == []
 
 
-def test_nothing_imports_the_door_to_torch_but_the_opening() -> None:
-    assert [name for name in MODULES if "torch_bridge" in edges(name)] == ["opening"]
+def test_nothing_imports_the_door_to_torch_but_the_opening_and_the_room_behind_it() -> None:
+    found = {name for name in MODULES if "torch_bridge" in edges(name)}
+    assert found == {"opening", "loaded.attaching", "loaded.making", "loaded.stepping", "loaded.unmaking"}
 
 
-def test_only_the_catalog_and_the_encoders_know_single_encodings() -> None:
+def test_nothing_imports_the_room_of_loaded_models_but_the_facade() -> None:
+    outside = [name for name in MODULES if not name.startswith("loaded.")]
+    assert [name for name in outside if any(each.startswith("loaded.") for each in edges(name))] == ["__init__"]
+
+
+def test_only_the_catalog_and_what_writes_components_knows_single_encodings() -> None:
     def knows(name: str) -> bool:
         return any(
             target.startswith(("encodings.", "codecs.")) and "_base" not in target and target not in DOORS
             for target in edges(name)
         )
 
-    assert [name for name in MODULES if knows(name)] == ["encoders"]
+    assert [name for name in MODULES if knows(name)] == ["encoders", "importers._base", "translating"]
 
 
 def test_there_is_no_cycle() -> None:

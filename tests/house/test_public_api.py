@@ -16,9 +16,11 @@ import skillpack_format
 REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
-    "ApplicationReport", "Applied", "AppliedSlice", "ApplyOptions", "ConversionReport", "ConvertOptions",
-    "InspectionReport", "Limits", "Pack", "SignatureReport", "SkillPackError", "TensorInfo", "ValidationReport",
-    "apply", "convert", "inspect", "open_applied", "open_pack", "prove", "safe_open", "sign", "validate", "verify",
+    "ApplicationReport", "Applied", "AppliedSlice", "ApplyOptions", "AttachOptions", "Attachment", "ConversionReport",
+    "ConvertOptions", "ImportOptions", "ImportReport", "InspectionReport", "Limits", "Pack", "SignatureReport",
+    "SkillPackError", "TensorInfo", "Unmerged", "UnmergedOptions", "ValidationReport", "apply", "attach", "convert",
+    "detach", "import_delta", "inspect", "open_applied", "open_pack", "prove", "safe_open", "sign", "switch",
+    "unmerged", "validate", "verify",
 }  # fmt: skip
 
 

@@ -93,5 +93,9 @@ def test_refuses_any_other_scale(scale: float) -> None:
     assert refused("payload.scale", require_scales, np.array([1.0, scale], np.float32), "here").where == "here"
 
 
+def test_refuses_a_signalling_nan_without_a_warning_of_numpy() -> None:
+    refused("payload.scale", require_scales, np.array([0x7F800001], "<u4").view("<f4"), "here")
+
+
 def test_no_scale_is_fine() -> None:
     require_scales(np.array([], np.float32), "")

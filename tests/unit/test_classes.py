@@ -78,6 +78,11 @@ def test_refuses_a_rule_that_makes_no_sense(text: str) -> None:
 
 def test_refuses_a_pattern_that_no_engine_takes() -> None:
     refused("usage.argument", user_rule, "a{99999999999999999999}=mlp")
+    refused("usage.argument", user_rule, "(" * 5000 + ")" * 5000 + "=mlp")
+
+
+def test_refuses_a_pattern_that_will_mean_something_else_one_day() -> None:
+    refused("usage.argument", user_rule, "[[a]=mlp")  # a FutureWarning, which no user of a command should see
 
 
 @pytest.mark.parametrize("name", ["a" * 512, ("norm." * 103)[:512], "_" * 512, "k" + ".q_proj" * 73, "dense" * 102])

@@ -170,3 +170,7 @@ def test_reads_nothing_beyond_the_file() -> None:
 
 def test_lengths_are_little_endian() -> None:
     assert struct.unpack_from("<QQQ", put_together(PARTS), 16) == (4, 70, 4)
+
+
+def test_a_zip_archive_with_a_brace_at_byte_8_looks_like_a_zip_archive() -> None:
+    assert "a zip archive" in refused("framing.magic", read, b"PK\x03\x04\0\0\0\0{").message

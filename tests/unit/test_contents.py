@@ -17,6 +17,7 @@ from skillpack_format.contents import (
     StoredContent,
     is_compatible,
     load,
+    load_run,
     plan,
     store,
     store_encoded,
@@ -260,3 +261,32 @@ def test_parts_that_the_parameters_do_not_imply_are_a_bug_of_the_encoder() -> No
     wrong = type(encoded)(encoded.encoding, encoded.params, {"values": encoded.parts["values"][:-1]})
     with pytest.raises(AssertionError, match="12 are implied"):
         store_encoded(wrong, target_of(case.result), "raw", 4096)
+
+
+RUN_SPECS = (PartSpec("a", 2, 3000),)
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+@pytest.mark.parametrize("run", [(0, 3000), (0, 1), (2999, 3000), (1000, 1100), (1023, 1025), (1024, 2048)])
+def test_a_run_of_items_is_read_from_its_chunks_alone(codec: str, run: tuple[int, int]) -> None:
+    stored = store(PARTS[:1], [2], codec, 1024)
+    extent = extent_of(stored, RUN_SPECS, 1024)
+    asked: list[int] = []
+
+    def read(offset: int, count: int) -> bytes:
+        asked.append(offset)
+        return b"".join(stored.chunks)[offset : offset + count]
+
+    found = load_run(Content("here", RUN_SPECS, stored.sha256), extent, read, slice(*run))
+    assert found["a"].tolist() == PARTS[0][slice(*run)].tolist()
+    chunks = (run[1] + 1023) // 1024 - run[0] // 1024
+    assert len(asked) == 2 * chunks
+
+
+def test_a_run_of_a_damaged_chunk_is_refused_and_others_are_not() -> None:
+    stored = store(PARTS[:1], [2], "raw", 1024)
+    data = bytearray(b"".join(stored.chunks))
+    data[1024] ^= 1
+    content, extent = Content("here", RUN_SPECS, stored.sha256), extent_of(stored, RUN_SPECS, 1024)
+    assert load_run(content, extent, reader_of(bytes(data)), slice(0, 1024))["a"].size == 1024
+    refused("integrity.chunk", load_run, content, extent, reader_of(bytes(data)), slice(1024, 1025))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def without(name: str) -> Tensors:
 def test_names_a_tensor_the_base_lacks(tmp_path: Path, manifest: Manifest) -> None:
     found = kinds(tmp_path, manifest, without("m.old"))
     assert found is not None
-    assert (found.code, found.where) == ("base.missing", "tensor 'm.old'")
+    assert (found.code, found.where, found.message) == ("base.missing", "tensor 'm.old'", "the base lacks it")
 
 
 def test_names_a_tensor_that_would_be_added_and_is_there(tmp_path: Path, manifest: Manifest) -> None:
@@ -144,5 +145,22 @@ def test_prints_tell_one_tensor_by_itself(manifest: Manifest) -> None:
 
 def test_refuses_a_result_that_the_entries_do_not_make(tmp_path: Path, manifest: Manifest) -> None:
     listing = listed(tmp_path, full_plan().base())
-    listing["m.same"] = TensorIdentity(kind("I64"), bytes(32))
+    listing["m.more"] = TensorIdentity(kind("I64"), bytes(32))
     refused("integrity.result", result_of, manifest, listing)
+
+
+def test_an_alias_of_other_bytes_comes_before_the_result_as_a_whole(tmp_path: Path, manifest: Manifest) -> None:
+    listing = listed(tmp_path, full_plan().base())
+    listing["m.same"] = TensorIdentity(listing["m.same"].kind, bytes(32))
+    refused("manifest.alias", result_of, manifest, listing)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_pack_that_contradicts_itself_about_its_base(tmp_path: Path, manifest: Manifest, index: int) -> None:
+    """The digest of the whole is right, a print is not."""
+    prints = bytearray(manifest.base.prints)
+    prints[4 * index] ^= 1
+    own = replace(manifest, base=replace(manifest.base, prints=bytes(prints)))
+    found = content_fault(own, listed(tmp_path, full_plan().base()))
+    assert found is not None
+    assert (found.code, found.where) == ("base.content", f"tensor {sorted(full_plan().base())[index]!r}")

@@ -157,6 +157,7 @@ def test_start_is_the_base_itself_where_the_kind_stays() -> None:
     ("base", "raw"),
     [
         (None, None),
+        (kind("BF16", 2, 2), None),
         (kind("I16", 2, 2), random_bytes(8)),
         (kind("BF16", 2, 3), random_bytes(12)),
         (kind("BF16", 4), random_bytes(8)),

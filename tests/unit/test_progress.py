@@ -8,7 +8,7 @@ import time
 import pytest
 from builders import refused
 
-from skillpack_format.progress import in_order, silent
+from skillpack_format.progress import Budget, Meter, as_done, in_order, silent
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -93,3 +93,86 @@ def test_refuses_to_work_without_a_thread(threads: int) -> None:
 def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     silent("reading", 1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_job_is_done_once_in_whatever_order(threads: int) -> None:
+    def work(job: int) -> int:
+        time.sleep(0.001 * (job % 3))
+        return job * job
+
+    assert sorted(as_done(work, range(20), threads)) == [(k, k * k) for k in range(20)]
+
+
+def test_a_long_job_holds_up_no_thread_but_its_own() -> None:
+    others = threading.Event()
+    finished: list[int] = []
+
+    def work(job: int) -> None:
+        if job == 0:
+            assert others.wait(10)
+        finished.append(job)
+        if len(finished) == 19:
+            others.set()
+
+    assert [job for job, _ in as_done(work, range(20), 2)][-1] == 0
+
+
+def test_the_first_exception_ends_it_in_whatever_order() -> None:
+    done: list[int] = []
+
+    def work(job: int) -> None:
+        if job == 2:
+            raise KeyError(job)
+        done.append(job)
+        time.sleep(0.001)
+
+    with pytest.raises(KeyError):
+        list(as_done(work, range(1000), 2))
+    assert len(done) < 1000
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_refuses_fewer_than_one_thread_in_whatever_order(threads: int) -> None:
+    refused("usage.argument", list, as_done(str, [1], threads))
+
+
+def test_a_meter_counts_what_all_threads_have_done() -> None:
+    seen: list[tuple[str, int, int]] = []
+    meter = Meter("making", 100, lambda *step: seen.append(step))
+    list(as_done(meter.add, [5] * 20, 4))
+    assert seen == [("making", 5 * k, 100) for k in range(1, 21)]
+
+
+def test_jobs_hold_no_more_memory_together_than_the_budget() -> None:
+    budget, held, most = Budget(10), [0], [0]
+    guard = threading.Lock()
+
+    def work(nbytes: int) -> None:
+        with budget.hold(nbytes):
+            with guard:
+                held[0] += nbytes
+                most[0] = max(most[0], held[0])
+            time.sleep(0.001)
+            with guard:
+                held[0] -= nbytes
+
+    list(as_done(work, [4, 5, 6, 1, 9, 2, 3] * 5, 6))
+    assert most[0] <= 10
+    assert held[0] == 0
+
+
+def test_a_job_that_needs_more_than_the_budget_runs_alone() -> None:
+    budget = Budget(10)
+    with budget.hold(50):
+        pass
+    with budget.hold(10):
+        pass
+
+
+def test_a_job_that_fails_gives_its_memory_back() -> None:
+    budget = Budget(10)
+    with pytest.raises(KeyError), budget.hold(10):
+        raise KeyError
+    with budget.hold(10):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -243,3 +244,64 @@ def test_every_example_has_the_delta_its_base_shows(tmp_path: Path) -> None:
     with open_pack(write_pack(tmp_path / "p.skp", plan_of(case))) as found:
         delta, made = found.get_delta("add"), found.get_tensor("add", F32_BASE).view(np.float32)
     assert (np.frombuffer(F32_BASE, np.float32) + delta.reshape(-1)).tolist() == made.tolist()
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_leaves_the_cyclic_collector_as_it_was(tmp_path: Path, is_enabled: bool) -> None:
+    path = write_pack(tmp_path / "p.skp", full_plan())
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        Pack(path).close()
+        assert gc.isenabled() == is_enabled
+    finally:
+        gc.enable()
+
+
+class Bytes:
+    """A base tensor as a stream, which counts what is taken of it."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.at = 0
+
+    def read(self, nbytes: int) -> memoryview:
+        self.at += nbytes
+        return memoryview(self.raw)[self.at - nbytes : self.at]
+
+    def finish(self) -> bytes:
+        return sha256(self.raw)
+
+
+def blocks_of(pack: Pack, name: str, base: bytes | None) -> bytes:
+    return b"".join(bits.tobytes() for bits in pack.get_blocks(name, None if base is None else Bytes(base)))
+
+
+@pytest.mark.parametrize("name", [name for name, _ in full_plan().cases.items()])
+def test_blocks_are_the_tensor(pack: Pack, name: str) -> None:
+    base = full_plan().cases[name].raw
+    assert blocks_of(pack, name, base) == pack.get_tensor(name, base).tobytes()
+
+
+def additive(folder: Path) -> tuple[Path, str, bytes]:
+    """A pack with one tensor that is only added to, its name and its base."""
+    case = next(case for case in EXAMPLES["lowrank"]() if case.raw is not None)
+    return write_pack(folder / "p.skp", plan_of(case)), case.label, case.raw or b""
+
+
+def test_blocks_of_another_base_are_refused_at_the_end(tmp_path: Path) -> None:
+    path, name, raw = additive(tmp_path)
+    with open_pack(path) as pack:
+        refused("base.content", blocks_of, pack, name, None)
+        other = bytes([raw[0] ^ 1]) + raw[1:]
+        found = pack.get_blocks(name, Bytes(other))
+        next(found)
+        refused("base.content", next, found)
+
+
+def test_blocks_that_are_not_what_was_promised_are_refused_at_the_end(tmp_path: Path) -> None:
+    path, name, raw = additive(tmp_path)
+    parts = take_apart(path)
+    parts.manifest["tensors"][0]["result"]["sha256"] = bytes(32)
+    path.write_bytes(put_together(parts))
+    with open_pack(path) as pack:
+        refused("integrity.result", blocks_of, pack, name, raw)

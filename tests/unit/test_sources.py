@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skillpack_format.errors import SkillPackError
-from skillpack_format.sources import SourceFile
+from skillpack_format.sources import SourceFile, input_errors
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -81,6 +81,15 @@ def test_refuses_a_fifo_without_waiting(tmp_path: Path) -> None:
     assert caught.value.code == "input.failed"
 
 
+@pytest.mark.parametrize(
+    ("failure", "says"), [(OSError(5, "Input/output error"), "Input/output error"), (OSError("odd"), "odd")]
+)
+def test_says_what_the_system_says(tmp_path: Path, failure: OSError, says: str) -> None:
+    with pytest.raises(SkillPackError) as caught, input_errors(tmp_path):
+        raise failure
+    assert (caught.value.code, caught.value.message) == ("input.failed", f"cannot be read: {says}")
+
+
 @pytest.mark.parametrize("name", ["none", "a\0b", "x" * 256])
 def test_refuses_a_path_that_leads_nowhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(SkillPackError) as caught:
@@ -100,3 +109,26 @@ def test_a_closed_file_cannot_be_read(tmp_path: Path) -> None:
 def test_a_child_process_inherits_no_descriptor(tmp_path: Path) -> None:
     with SourceFile(write(tmp_path / "a", b"x")) as source:
         assert not os.get_inheritable(source._descriptor)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_hashes_a_stretch_without_holding_it(tmp_path: Path, nbytes: int) -> None:
+    blob = os.urandom(7) * ((nbytes + 20) // 7 + 1)
+    (tmp_path / "a").write_bytes(blob)
+    with SourceFile(tmp_path / "a") as source:
+        assert source.sha256_at(9, nbytes) == hashlib.sha256(blob[9 : 9 + nbytes]).digest()
+
+
+def test_refuses_to_hash_past_the_end(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(10))
+    with SourceFile(tmp_path / "a") as source, pytest.raises(SkillPackError) as caught:
+        source.sha256_at(5, 6)
+    assert caught.value.code == "integrity.source-changed"
+
+
+def test_fills_the_memory_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    data = bytearray(6)
+    with SourceFile(tmp_path / "a") as source:
+        source.read_into(memoryview(data)[2:5], 4)
+    assert data == b"\0\x00456\0"

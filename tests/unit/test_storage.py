@@ -41,9 +41,15 @@ def test_refuses_any_other_chunk_bytes(chunk_bytes: int) -> None:
     refused("storage.chunk-bytes", parse, plain(chunk_bytes=chunk_bytes))
 
 
+@pytest.mark.parametrize("chunk_bytes", [4095, (1 << 24) + 1])
+def test_says_what_chunk_bytes_may_be(chunk_bytes: int) -> None:
+    message = f"chunk_bytes is {chunk_bytes}, it must be 4096 to 16777216"
+    assert refused("storage.chunk-bytes", parse, plain(chunk_bytes=chunk_bytes)).message == message
+
+
 def test_the_caller_may_lower_the_limit_on_chunks() -> None:
     assert parse(plain(chunk_bytes=8192), Limits(chunk_bytes=8192)).chunk_bytes == 8192
-    refused("limit.exceeded", parse, plain(chunk_bytes=16384), Limits(chunk_bytes=8192))
+    refused("limit.exceeded", parse, plain(chunk_bytes=16384), Limits(chunk_bytes=16383))
 
 
 @pytest.mark.parametrize(

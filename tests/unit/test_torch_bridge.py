@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -61,16 +62,19 @@ def test_multiplies_integers_exactly() -> None:
     assert bench.product(bench.factor(left), bench.factor(right)).unique().tolist() == [float(1 << 24)]
 
 
-def test_leaves_the_settings_of_torch_as_they_were() -> None:
-    before = torch.backends.cuda.matmul.allow_tf32
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_no_setting_of_torch_makes_a_product_inexact(precision: str) -> None:
+    before = torch.get_float32_matmul_precision()
     try:
-        for setting in (True, False):
-            torch.backends.cuda.matmul.allow_tf32 = setting
-            bench = bridge.TorchBench("cpu")
-            bench.product(bench.factor(np.ones((1, 1), np.int8)), bench.factor(np.ones((1, 1), np.int8)))
-            assert torch.backends.cuda.matmul.allow_tf32 is setting
+        torch.set_float32_matmul_precision(precision)
+        bench = bridge.TorchBench("cpu")
+        left, right = np.full((64, 512), 127, np.int8), np.full((512, 64), -127, np.int8)
+        right[0] = 126
+        found = bench.product(bench.factor(left), bench.factor(right))
+        assert found.unique().tolist() == [127 * (126 - 127 * 511)]
+        assert torch.get_float32_matmul_precision() == precision
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)
 
 
 def test_rounds_to_float32_on_the_host() -> None:
@@ -107,3 +111,39 @@ def test_a_bench_may_be_given(path: Path) -> None:
 
 def test_refuses_a_device_before_the_file_is_opened(tmp_path: Path) -> None:
     refused("unsupported.device", safe_open, tmp_path / "missing.skp", "pt", "nowhere")
+
+
+def test_takes_what_torch_takes_only_as_a_copy() -> None:
+    bench = bridge.TorchBench("cpu")
+    fixed = np.frombuffer(np.arange(4, dtype="<f4").tobytes(), "<f4")
+    assert bench.float64(fixed).tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert bench.factor(np.arange(4, dtype=np.int8).reshape(2, 2).T).tolist() == [[0.0, 2.0], [1.0, 3.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.complex64], ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (5, 3)])
+def test_digests_are_those_of_the_bytes(dtype: torch.dtype, shape: tuple[int, ...], monkeypatch) -> None:
+    monkeypatch.setattr(bridge, "_HASH_BYTES", 7)
+    values = torch.ones(shape, dtype=dtype)
+    raw = values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
+    assert bridge.sha256_on(values) == hashlib.sha256(raw).digest()
+
+
+def test_a_lane_of_the_cpu_is_nothing_special() -> None:
+    cpu = torch.device("cpu")
+    bridge.settle(cpu)
+    with bridge.lane(cpu):
+        made = torch.ones(3)
+    bridge.hand_over(made)
+    assert made.sum() == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_lanes_of_a_gpu_wait_for_their_work_and_digests_agree() -> None:
+    device = torch.device("cuda", 0)
+    bridge.settle(device)
+    with bridge.lane(device):
+        made = torch.arange(1 << 20, device=device) * 3
+    bridge.hand_over(made)
+    assert bridge.sha256_on(made) == bridge.sha256_on(torch.arange(1 << 20) * 3)
+    assert bridge.bench_on("cuda").device.index is not None

@@ -19,6 +19,27 @@ function load(path, what) {
   }
 }
 
+/** What stands before DATA, and the size of the file: all that inspect looks at ([reader.levels]). */
+function loadHead(path, options) {
+  if (typeof path !== 'string') refuse('usage.argument', 'pack is not a path');
+  try {
+    const file = fs.openSync(path, 'r');
+    try {
+      const { size } = fs.fstatSync(file);
+      const read = (count) => {
+        const found = new Uint8Array(count);
+        return found.subarray(0, fs.readSync(file, found, 0, count, 0));
+      };
+      return { head: read(reader.headOf(read(Math.min(size, 128)), size, options)), size };
+    } finally {
+      fs.closeSync(file);
+    }
+  } catch (e) {
+    if (e instanceof Refusal) throw e;
+    return refuse('input.failed', `pack: ${e.code}`);
+  }
+}
+
 /** [apply.complete]: writes beside the place and moves. */
 function store(path, pieces) {
   if (typeof path !== 'string') refuse('usage.argument', 'out is not a path');
@@ -53,8 +74,10 @@ function answer(request) {
       const { packId } = reader.validate(pack(), request.base === undefined ? null : base, options);
       return { pack_id: packId };
     }
-    case 'inspect':
-      return reader.inspect(pack(), options);
+    case 'inspect': {
+      const { head, size } = loadHead(request.pack, options);
+      return reader.inspect(head, { ...options, size });
+    }
     case 'decode':
     case 'slice': {
       let tensor = reader.decode(pack(), base, String(request.tensor), options);

@@ -26,8 +26,21 @@ function zeros(file, from, to, code, where) {
   for (let i = from; i < to; i++) if (file[i] !== 0) refuse(code, `byte ${i} is not zero`, where);
 }
 
-/** Stages 1 to 9. Returns where the sections lie, as Numbers, once they have been compared with the size of the file. */
-export function readContainer(file, limits) {
+/**
+ * How many bytes stand before DATA as far as a preamble says, at most `size` and never more than the limits allow: what
+ * an inspecting reader reads ([reader.levels]). 128 where the preamble is no good; readContainer says why.
+ */
+export function headLength(preamble, size, limits) {
+  if (preamble.length < 128) return preamble.length;
+  const view = new DataView(preamble.buffer, preamble.byteOffset, 128);
+  const M = view.getBigUint64(16, true);
+  const S = view.getBigUint64(24, true);
+  if (M > limits.manifest_bytes || S > limits.storage_bytes) return 128;
+  return Math.min(Number(align64(align64(128n + M) + S)), size);
+}
+
+/** Stages 1 to 9. `file` may be only what stands before DATA; `size` is then the size of the whole. */
+export function readContainer(file, limits, size = file.length) {
   const begins = MAGIC.every((b, i) => i >= file.length || file[i] === b);
   if (!begins) refuse('framing.magic', `no pack: it looks like ${looksLike(file)}`);            // [framing.magic]
   if (file.length < 128) refuse('framing.truncated', `${file.length} bytes, less than a preamble`); // [framing.truncated]
@@ -53,8 +66,8 @@ export function readContainer(file, limits) {
   const storageStart = align64(128n + M);                                                       // [container.layout]
   const dataStart = align64(storageStart + S);
   const total = dataStart + D;
-  if (file.length < total) refuse('framing.truncated', `${file.length} bytes of ${total}`);     // [framing.truncated]
-  if (file.length > total) refuse('framing.trailing-bytes', `${file.length} bytes, ${total} expected`); // [framing.trailing-bytes]
+  if (size < total) refuse('framing.truncated', `${size} bytes of ${total}`);                   // [framing.truncated]
+  if (size > total) refuse('framing.trailing-bytes', `${size} bytes, ${total} expected`);       // [framing.trailing-bytes]
 
   const manifestEnd = 128 + Number(M);
   const manifest = file.subarray(128, manifestEnd);
@@ -69,5 +82,5 @@ export function readContainer(file, limits) {
   }
   zeros(file, storageEnd, Number(dataStart), 'framing.padding', 'after STORAGE');               // [framing.padding]
 
-  return { packId, manifest, storage, data: file.subarray(Number(dataStart)) };
+  return { packId, manifest, storage, data: file.subarray(Number(dataStart)), dataLength: Number(D) };
 }

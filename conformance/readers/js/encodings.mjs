@@ -225,6 +225,7 @@ const blockq = {
 
 const lowrank = {
   keys: { packing: 'str', slices: 'array' },
+  terms: (p) => p.slices.reduce((sum, { rank }) => sum + rank, 0),
   read(f, t, where) {                                                                           // [manifest.parameter/lowrank]
     const packing = choice(f.packing, PACKINGS, 'packing', where);
     if (f.slices.n < 1 || f.slices.n > 64) parameter(`${f.slices.n} slices`, where);
@@ -301,6 +302,7 @@ function factor(p, band, bytes, scaleBytes, E, length, limits, where) {
 
 const factors = {
   keys: { bands: 'array', group: 'int', packing: 'str', scale: 'str' },
+  terms: (p) => p.bands.reduce((sum, { rank }) => sum + rank, 0),
   read(f, t, where) {                                                                           // [manifest.parameter/factors]
     const group = integer(f.group, 1, 2 ** 32, 'group', where);
     const packing = choice(f.packing, PACKINGS, 'packing', where);

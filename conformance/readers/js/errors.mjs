@@ -13,7 +13,7 @@ const NAMES = {
   manifest: 'missing-key unknown-key type value order name shape tensor alias components parameter file-name',
   storage: 'segments chunk-bytes chunk-table chunk-length data-length',
   integrity: 'manifest storage chunk content result source-changed',
-  payload: 'frame padding-bits code position scale nonfinite overflow value',
+  payload: 'frame padding-bits code position scale nonfinite overflow value layout',
   unsupported: 'version encoding codec dtype checkpoint operation',
   limit: 'exceeded',
   base: 'missing extra kind content',

@@ -8,7 +8,7 @@ import { hex, Sha256, unhex } from './sha256.mjs';
 import { items, open, pairs, text, utf8, wireArray, wireBin, wireInt, wireStr } from './wire.mjs';
 
 const CLASSES = new Set('embedding head attention mlp expert router norm bias other'.split(' '));
-const FILE_NAMES = new Set(`added_tokens.json chat_template.jinja config.json generation_config.json merges.txt
+const FILE_NAMES = new Set(`README.md added_tokens.json chat_template.jinja config.json generation_config.json merges.txt
   preprocessor_config.json special_tokens_map.json tokenizer.json tokenizer.model tokenizer_config.json vocab.json
   vocab.txt`.split(/\s+/));
 
@@ -106,6 +106,8 @@ function readEntry(value, limits, before) {
       }
       components.push(readComponent(child, result, limits, `${where}, component ${components.length}`));
     }
+    const products = components.reduce((sum, c) => sum + BigInt(c.encoding.terms?.(c.parameters) ?? 0), 0n);
+    within(limits, 'tensor_products', products * BigInt(result.elements), where);               // [limit.exceeded/products]
     if (components.length === 0 && result.elements > 0
         && !(base && compatible(base, result) && !sameKind(base, result))) {                    // [manifest.components/none]
       refuse('manifest.components', 'none', where);
@@ -130,21 +132,45 @@ function readFile(value, limits, before) {
   const f = fields(value, { length: 'int', name: 'str', sha256: 'bin' }, where);
   const name = text(f.name);
   if (!FILE_NAMES.has(name)) refuse('manifest.file-name', name.slice(0, 80), where);            // [manifest.file-name]
-  if (f.alias) {
-    within(limits, 'name_bytes', f.alias.n, where);
-    const alias = text(f.alias);
-    if (alias === '' || !VISIBLE.test(alias)) refuse('manifest.name', 'the alias', where);      // [manifest.name/alias]
-  }
   if (before !== null && !(name > before)) refuse('manifest.order', `${name} after ${before}`, where); // [manifest.order]
   within(limits, 'side_file_bytes', f.length.n, `file ${name}`);                                // [limit.exceeded/side-files]
   return { name, size: Number(f.length.n), sha256: hex(bin(f.sha256, 32, where)), where: `file ${name}` };
+}
+
+const SHARD = /^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors$/;
+const INDEX = /^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors\.index\.json$/;
+
+function readLayoutFile(value, form) {
+  const where = 'MANIFEST layout';
+  const f = fields(value, { length: 'int', name: 'str', sha256: 'bin' }, where);
+  const name = text(f.name);
+  if (name.length > 128 || !form.test(name)) refuse('manifest.file-name', name.slice(0, 80), where); // [manifest.file-name/layout]
+  return { name, size: f.length.n, sha256: hex(bin(f.sha256, 32, where)), where: `layout ${name}` };
+}
+
+/** The contents of a layout: the index, where there is one, then the heads. */
+function readLayout(value, limits) {
+  const where = 'MANIFEST layout';
+  const f = fields(value, { shards: 'array', index: 'map?' }, where);
+  within(limits, 'shards', f.shards.n, where);                                                  // [limit.exceeded/layout]
+  const shards = Array.from(items(f.shards), (each) => readLayoutFile(each, SHARD));
+  const index = f.index ? [readLayoutFile(f.index, INDEX)] : [];
+  if (shards.length === 0 || (shards.length > 1 && index.length === 0)) {                       // [manifest.value/layout]
+    refuse('manifest.value', `${shards.length} shards, ${index.length ? 'an' : 'no'} index`, where);
+  }
+  shards.forEach(({ name }, i) => {
+    if (i > 0 && !(name > shards[i - 1].name)) refuse('manifest.order', `${name} after ${shards[i - 1].name}`, where); // [manifest.order/layout]
+  });
+  const all = [...index, ...shards];
+  within(limits, 'layout_bytes', all.reduce((sum, { size }) => sum + BigInt(size), 0n), where); // [limit.exceeded/layout]
+  return all.map((each) => ({ ...each, size: Number(each.size) }));
 }
 
 /** Stage 11. `bytes` have passed stages 8 and 10. */
 export function readManifest(bytes, limits) {
   const where = 'MANIFEST';
   const root = fields(open(bytes), {
-    base: 'map', files: 'array', format: 'str', metadata: 'map', result: 'map', tensors: 'array',
+    base: 'map', files: 'array', format: 'str', layout: 'map?', metadata: 'map', result: 'map', tensors: 'array',
   }, where);
   if (text(root.format) !== 'skillpack/1') refuse('manifest.value', 'format', where);           // [manifest.value/format]
 
@@ -165,6 +191,8 @@ export function readManifest(bytes, limits) {
   within(limits, 'side_files', root.files.n, where);                                            // [limit.exceeded/side-files]
   const files = [];
   for (const value of items(root.files)) files.push(readFile(value, limits, files.length ? files[files.length - 1].name : null));
+
+  const layout = root.layout ? readLayout(root.layout, limits) : [];
 
   const tensors = [];
   const entries = new Map();
@@ -192,9 +220,9 @@ export function readManifest(bytes, limits) {
   }
 
   // [layout.contents]
-  const contents = [...tensors.flatMap((e) => e.components), ...files];
+  const contents = [...tensors.flatMap((e) => e.components), ...files, ...layout];
   contents.forEach((content, i) => { content.index = i; });
-  return { base, result, files, tensors, entries, contents };
+  return { base, result, files, layout, tensors, entries, contents };
 }
 
 /** The parts of a content: a component's, or the one part of a side file. */

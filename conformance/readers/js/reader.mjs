@@ -1,6 +1,6 @@
 // The API: everything takes and gives Uint8Array and runs in a browser as it does in Node.
 import { Base, makeAll, makeTensor, verifyBase, verifyOne } from './apply.mjs';
-import { readContainer } from './container.mjs';
+import { headLength, readContainer } from './container.mjs';
 import { Refusal, refuse } from './errors.mjs';
 import { makeLimits } from './limits.mjs';
 import { readManifest } from './manifest.mjs';
@@ -11,14 +11,14 @@ import { check, open, rendering } from './wire.mjs';
 export { Base, Refusal };
 export { writeSafetensors } from './safetensors.mjs';
 
-/** Stages 1 to 12. `padding: false` leaves the padding between segments, which lies in DATA, to whoever reads DATA. */
-export function openPack(file, { limits: given, padding = true } = {}) {
+/** Stages 1 to 12. */
+export function openPack(file, { limits: given, size } = {}) {
   const limits = makeLimits(given);
-  const { packId, manifest: manifestBytes, storage: storageBytes, data } = readContainer(file, limits);
+  const { packId, manifest: manifestBytes, storage: storageBytes, data, dataLength } = readContainer(file, limits, size);
   check(manifestBytes, limits, 'MANIFEST');
   check(storageBytes, limits, 'STORAGE');
   const manifest = readManifest(manifestBytes, limits);
-  const storage = readStorage(storageBytes, manifest, data.length, padding ? data : null, limits);
+  const storage = readStorage(storageBytes, manifest, dataLength, limits);
   return { packId, manifestBytes, storageBytes, manifest, storage, data, limits };
 }
 
@@ -30,9 +30,12 @@ export function openBase(file, { limits: given } = {}) {
 /** A base may be given as a function, which is called when stage 13 comes. */
 const given = (base) => (typeof base === 'function' ? base() : base);
 
-/** The documents of a pack in their JSON rendering, as objects for JSON.stringify. */
+/** How many of a pack's `size` bytes `inspect` needs, from its first 128. */
+export const headOf = (preamble, size, { limits: given } = {}) => headLength(preamble, size, makeLimits(given));
+
+/** The documents of a pack in their JSON rendering, as objects for JSON.stringify. `file` may be its head, with `size` in the options. */
 export function inspect(file, options = {}) {
-  const pack = openPack(file, { padding: false, ...options });
+  const pack = openPack(file, options);
   return { pack_id: pack.packId, manifest: rendering(open(pack.manifestBytes)), storage: rendering(open(pack.storageBytes)) };
 }
 
@@ -42,6 +45,7 @@ export function validate(file, base = null, options = {}) {
   base = given(base);
   if (base) verifyBase(pack.manifest, base);
   makeAll(pack, base, () => {});
+  for (const each of pack.manifest.layout) readContent(each, pack.storage, pack.data, pack.limits);
   return pack;
 }
 

@@ -20,8 +20,8 @@ function* chunkLengths(parts, chunkBytes) {
   }
 }
 
-/** Stage 12. `data` null: the padding between segments, which lies in DATA, is not looked at. */
-export function readStorage(bytes, manifest, dataLength, data, limits) {
+/** Stage 12. */
+export function readStorage(bytes, manifest, dataLength, limits) {
   const where = 'STORAGE';
   const root = fields(open(bytes), { chunk_bytes: 'int', segments: 'array' }, where);
   const chunkBytes = Number(root.chunk_bytes.n);
@@ -67,20 +67,16 @@ export function readStorage(bytes, manifest, dataLength, data, limits) {
     end = at;
   }
   if (end !== dataLength) refuse('storage.data-length', `the chunks end at ${end}, DATA at ${dataLength}`, where); // [storage.data-length]
-  if (data) {
-    for (const [i, { before, start }] of segments.entries()) {
-      for (let x = before; x < start; x++) {
-        if (data[x] !== 0) refuse('framing.padding', `byte ${x} of DATA before segment ${i}`, where); // [framing.padding/segments]
-      }
-    }
-  }
   return { chunkBytes, segments };
 }
 
-/** Stage 14: a content, decoded and found to have its digest ([content.use]). */
+/** Stage 14: the padding before a content's segment, then the content, decoded and found to have its digest ([content.use]). */
 export function readContent(content, storage, data, limits) {
-  const { codec, table, start, parts } = storage.segments[content.index];
+  const { codec, table, before, start, parts } = storage.segments[content.index];
   const { where } = content;
+  for (let x = before; x < start; x++) {
+    if (data[x] !== 0) refuse('framing.padding', `byte ${x} of DATA`, where);                   // [framing.padding/segments]
+  }
   const out = allocate(limits, content.size, where);
   let at = start;
   let done = 0;

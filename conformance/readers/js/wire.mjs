@@ -51,6 +51,7 @@ function head(bytes, at, where) {
 /** Stage 10 for one document. */
 export function check(bytes, limits, where) {
   let nodes = 0;
+  const count = (values) => within(limits, 'header_nodes', nodes += values, where);            // [limit.exceeded/nodes]
 
   function key(at, before) {
     const h = head(bytes, at, where);
@@ -70,7 +71,6 @@ export function check(bytes, limits, where) {
   }
 
   function value(at, depth) {
-    within(limits, 'header_nodes', ++nodes, where);                                            // [limit.exceeded/nodes]
     const { type, n, start } = head(bytes, at, where);
     if (type === 'int') return start;
     if (n * NEEDS[type] > bytes.length - start) {                                              // [wire.truncated]
@@ -88,6 +88,7 @@ export function check(bytes, limits, where) {
       return start + n;
     }
     within(limits, 'header_depth', depth + 1, where);                                          // [limit.exceeded/depth]
+    count(type === 'map' ? 2 * n : n);
     let next = start;
     if (type === 'array') {
       for (let i = 0; i < n; i++) next = value(next, depth + 1);
@@ -101,6 +102,7 @@ export function check(bytes, limits, where) {
     return next;
   }
 
+  count(1);
   const end = value(0, 0);
   if (end !== bytes.length) refuse('wire.trailing', `${bytes.length - end} bytes after it`, where); // [wire.trailing]
 }

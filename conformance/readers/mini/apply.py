@@ -35,7 +35,7 @@ class Pack:
         return read_content(self.container, self.segments[id(file)], file)[0]
 
     def read_everything(self) -> dict[str, bytes]:
-        """Stage 14 for all contents; gives the side files."""
+        """Stage 14 for all contents but those of the layout, which tensors need not; gives the side files."""
         for entry in self.manifest.entries:
             self.read_components(entry.components)
         return {file.name: self.read_file(file) for file in self.manifest.files}

@@ -44,7 +44,7 @@ def check_frame_header(frame: bytes, decoded_length: int, where: str) -> tuple[i
         raise frame_refusal(where, "the frame has a dictionary ID")
     if descriptor & 0x04:  # payload.frame/checksum
         raise frame_refusal(where, "the frame has a content checksum")
-    if descriptor & 0x08:  # payload.frame: RFC 8878 reserves the bit
+    if descriptor & 0x08:  # payload.frame/reserved
         raise frame_refusal(where, "the reserved bit of the frame header is set")
     if size_flag == 0 and not single_segment:  # payload.frame/content-size
         raise frame_refusal(where, "the frame has no content size")

@@ -58,6 +58,10 @@ class Component(Content):
     def check(self) -> None:
         """Refusals of parameters."""
 
+    def terms(self) -> int:
+        """Products of factors an element asks for."""
+        return 0
+
     def make_parts(self) -> list[Part]:
         raise NotImplementedError
 
@@ -264,6 +268,9 @@ class Lowrank(Component):
             # manifest.parameter/lowrank-product
             self.allow(s["rank"] * 2 ** (s["bits_u"] - 1) * 2 ** (s["bits_v"] - 1) <= 2**24, "rank times 2^bits")
 
+    def terms(self) -> int:
+        return sum(s["rank"] for s in self.p["slices"])
+
     def make_parts(self) -> list[Part]:
         (e, m, n), packing, parts = self.tensor.matrix(), self.p["packing"], []
         for t, s in enumerate(self.p["slices"]):
@@ -314,6 +321,9 @@ class Factors(Component):
             check_map(band, f"{self.where}: bands", {"code": "str", "rank": "integer"})
             self.allow(band["code"] in (*ARITHMETIC, *[f"Q{b}" for b in range(1, 9)]), "code")
             self.allow(1 <= band["rank"] <= min(m, n), "rank")
+
+    def terms(self) -> int:
+        return sum(band["rank"] for band in self.p["bands"])
 
     def make_parts(self) -> list[Part]:
         e, m, n = self.tensor.matrix()

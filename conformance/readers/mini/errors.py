@@ -46,11 +46,14 @@ DEFAULTS: Limits = {
     "tensor_bytes": 68719476736,
     "name_bytes": 512,
     "components": 8,
+    "tensor_products": 17592186044416,
     "chunk_bytes": 16777216,
     "metadata_entries": 256,
     "metadata_bytes": 1048576,
     "side_files": 64,
     "side_file_bytes": 67108864,
+    "shards": 4096,
+    "layout_bytes": 134217728,
     "checkpoint_header_bytes": 100000000,
 }
 

@@ -1,5 +1,6 @@
 """manifest.md: the base, the result, every tensor that differs; stage 11 of container.order."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,8 @@ from .errors import Limits, Refusal, within
 from .fields import check_map, check_type
 from .numerics import ARITHMETIC, Tensor, check_tensor, find_dtype, is_compatible
 
+TOP_OPTIONAL = {"layout": "map"}
+LAYOUT_OPTIONAL = {"index": "map"}
 KEYS = {"base": "map", "files": "array", "format": "str", "metadata": "map", "result": "map", "tensors": "array"}
 BASE_KEYS = {"count": "integer", "digest": "bin 32", "prints": "bin"}
 RESULT_KEYS = {"count": "integer", "digest": "bin 32"}
@@ -20,9 +23,12 @@ TENSOR_KEYS = {"dtype": "str", "sha256": "bin 32", "shape": "array"}
 STATS_OPTIONAL = dict.fromkeys(("energy", "error", "norm", "projection"), "bin 4")
 STATS_OPTIONAL |= {"changed": "integer", "spectrum": "bin 16"}
 TENSOR_CLASSES = ("embedding", "head", "attention", "mlp", "expert", "router", "norm", "bias", "other")
+SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
+INDEX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors\.index\.json")
 FILE_NAMES = (
-    "added_tokens.json chat_template.jinja config.json generation_config.json merges.txt preprocessor_config.json"
-    " special_tokens_map.json tokenizer.json tokenizer.model tokenizer_config.json vocab.json vocab.txt"
+    "README.md added_tokens.json chat_template.jinja config.json generation_config.json merges.txt"
+    " preprocessor_config.json special_tokens_map.json tokenizer.json tokenizer.model tokenizer_config.json"
+    " vocab.json vocab.txt"
 ).split()
 
 
@@ -54,15 +60,16 @@ class Manifest:
     result_digest: bytes
     entries: list[Entry]
     files: list[SideFile]
+    layout: list[SideFile]  # the index, where there is one, then the heads
 
     @property
     def contents(self) -> list[Content]:
         """layout.contents"""
-        return [c for entry in self.entries for c in entry.components] + list[Content](self.files)
+        return [c for entry in self.entries for c in entry.components] + list[Content](self.files + self.layout)
 
 
 def read_manifest(document: Any, limits: Limits) -> Manifest:
-    top = check_map(document, "MANIFEST", KEYS)
+    top = check_map(document, "MANIFEST", KEYS, TOP_OPTIONAL)
     base = check_map(top["base"], "base", BASE_KEYS)
     result = check_map(top["result"], "result", RESULT_KEYS)
     if top["format"] != "skillpack/1":  # manifest.value/format
@@ -78,7 +85,9 @@ def read_manifest(document: Any, limits: Limits) -> Manifest:
     check_counts(base["count"], result["count"], entries)
     check_aliases(entries)
     files = read_files(top["files"], limits)
-    return Manifest(base["count"], base["digest"], base["prints"], result["count"], result["digest"], entries, files)
+    layout = read_layout(top["layout"], limits) if "layout" in top else []
+    counts = (base["count"], base["digest"], base["prints"], result["count"], result["digest"])
+    return Manifest(*counts, entries, files, layout)
 
 
 def check_counts(base_count: int, result_count: int, entries: list[Entry]) -> None:
@@ -121,6 +130,25 @@ def read_files(values: list[Any], limits: Limits) -> list[SideFile]:
         files.append(SideFile(file["name"], file["length"], file["sha256"]))
     check_order([file.name for file in files], "files")
     return files
+
+
+def read_layout(value: Any, limits: Limits) -> list[SideFile]:
+    layout = check_map(value, "layout", {"shards": "array"}, LAYOUT_OPTIONAL)
+    within(limits, "shards", len(layout["shards"]), "layout")  # limit.exceeded/layout
+    shards = [read_layout_file(each, SHARD) for each in layout["shards"]]
+    index = [read_layout_file(layout["index"], INDEX)] if "index" in layout else []
+    if not shards or (len(shards) > 1 and not index):  # manifest.value/layout
+        raise Refusal("manifest.value", f"a layout of {len(shards)} shards, without an index")
+    check_order([shard.name for shard in shards], "layout")  # manifest.order/layout
+    within(limits, "layout_bytes", sum(each.size for each in index + shards), "layout")  # limit.exceeded/layout
+    return index + shards
+
+
+def read_layout_file(value: Any, form: re.Pattern[str]) -> SideFile:
+    file = check_map(value, "file of the layout", FILE_KEYS)
+    if len(file["name"]) > 128 or not form.fullmatch(file["name"]):  # manifest.file-name/layout
+        raise Refusal("manifest.file-name", f"a layout has no file of the name {file['name']}")
+    return SideFile(file["name"], file["length"], file["sha256"])
 
 
 def read_entry(value: Any, number: int, limits: Limits) -> Entry:
@@ -180,6 +208,8 @@ def read_components(
         within(limits, "tensor_bytes", component.size, component.where)  # limit.exceeded/tensor-bytes
         if component.additive and result.dtype.name not in ARITHMETIC:  # manifest.components/arithmetic
             raise Refusal("manifest.components", f"{component.where} adds to {result.dtype.name}")
+    products = result.elements * sum(component.terms() for component in components)
+    within(limits, "tensor_products", products, where)  # limit.exceeded/products
     if not all(component.additive for component in components[:-1]):  # manifest.components/order
         raise Refusal("manifest.components", f"{where}: a rewriting component that is not the last")
     return components

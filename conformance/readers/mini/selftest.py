@@ -5,7 +5,7 @@ packs with wrong documents and wrong contents under right digests, which must en
 """
 
 # unittest, so that nothing has to be installed; random test data protects nothing
-# ruff: noqa: PT009, PT027, S311
+# ruff: noqa: PT009, PT027
 
 import hashlib
 import io

@@ -27,6 +27,7 @@ SHORT = {"integer": (0x00, 128), "map": (0x80, 16), "array": (0x90, 16), "str": 
 
 def decode(data: bytes, name: str, limits: Limits) -> Any:
     decoder = Decoder(data, name, limits)
+    decoder.count(1)
     value = decoder.value(1)
     if decoder.at != len(data):  # wire.trailing
         raise decoder.refusal("wire.trailing", "bytes follow the document's one value")
@@ -51,6 +52,11 @@ class Decoder:
         if count > len(self.data) - self.at:  # wire.truncated, reader.allocation
             raise self.refusal("wire.truncated", f"needs {count} bytes, {len(self.data) - self.at} are left")
 
+    def count(self, values: int) -> None:
+        """So many values more, which a length has just announced."""
+        self.nodes += values
+        within(self.limits, "header_nodes", self.nodes, f"values of {self.name}")  # limit.exceeded/nodes
+
     def head(self) -> tuple[str, int]:
         """What a value is, and its integer or length."""
         first = self.take(1)[0]
@@ -66,8 +72,6 @@ class Decoder:
         return kind, number
 
     def value(self, depth: int) -> Any:
-        self.nodes += 1
-        within(self.limits, "header_nodes", self.nodes, f"values of {self.name}")  # limit.exceeded/nodes
         kind, number = self.head()
         if kind == "integer":
             return number
@@ -80,6 +84,7 @@ class Decoder:
                 raise self.refusal("wire.utf8", "a str that is not UTF-8") from None
         self.fits(number if kind == "array" else 2 * number)
         within(self.limits, "header_depth", depth, f"nesting of {self.name}")  # limit.exceeded/depth
+        self.count(number if kind == "array" else 2 * number)
         if kind == "array":
             return [self.value(depth + 1) for _ in range(number)]
         return self.pairs(number, depth)

@@ -9,14 +9,16 @@ import pytest
 import zstandard
 from builders import hexed, random_bytes, refused
 
-from skillpack_format.codecs.zstd import CODEC
+from skillpack_format.codecs.zstd import CODEC, ENTROPY
 
 ZEROS = bytes(1000)
 RLE = hexed("28b52ffd 60 e802 431f00 07")  # single segment, content size 1000 = 256 + 0x02e8, one RLE block of 1000
 
 
 def frame(data: bytes, **options: Any) -> bytes:
-    return zstandard.ZstdCompressor(write_checksum=options.pop("checksum", False), **options).compress(data)
+    checksum = options.pop("checksum", False)
+    flags = {} if checksum is None else {"write_checksum": checksum}  # parameters have a flag of their own
+    return zstandard.ZstdCompressor(**flags, **options).compress(data)
 
 
 def decompress(stored: bytes, nbytes: int = 1000) -> bytes:
@@ -26,6 +28,11 @@ def decompress(stored: bytes, nbytes: int = 1000) -> bytes:
 def with_size(size: int) -> bytes:
     """A frame that declares ``size`` in eight bytes and holds 1000 zeros."""
     return hexed("28b52ffd e0") + size.to_bytes(8, "little") + hexed("431f00 00")
+
+
+def with_window(size: int) -> bytes:
+    """As ``with_size``, with a window of 16 MiB whatever the size is."""
+    return hexed("28b52ffd c0 70") + size.to_bytes(8, "little") + hexed("431f00 00")
 
 
 def test_decodes_a_frame_made_by_hand() -> None:
@@ -76,6 +83,7 @@ FRAMES = {
     "a content size below what its blocks hold": with_size(999)[:-4] + RLE[7:],
     "a content size of 8 GiB": with_size(1 << 33),
     "a content size of 2^64-1": with_size((1 << 64) - 1),
+    "a content size of 8 GiB and a small window": with_window((1 << 33) - 1),
     "a dictionary id": hexed("28b52ffd 61 01 e802 431f00 07"),
     "the reserved bit": hexed("28b52ffd 68 e802 431f00 07"),
     "a window of 2^25": hexed("28b52ffd 40 78 e802 431f00 07"),
@@ -91,6 +99,22 @@ FRAMES = {
 @pytest.mark.parametrize("name", FRAMES)
 def test_refuses_a_frame_with(name: str) -> None:
     assert refused("payload.frame", decompress, FRAMES[name]).where == "here"
+
+
+def test_says_that_what_begins_otherwise_is_no_frame() -> None:
+    for name in ("no frame", "a skippable frame", "a frame of version 0.7"):
+        assert "does not begin with a zstd frame" in refused("payload.frame", decompress, FRAMES[name]).message
+
+
+def test_a_frame_as_long_as_its_chunk_is_not_kept() -> None:
+    """What has the length of its chunk is read as it is, so a frame of that length would be read as something else."""
+    settings = zstandard.ZstdCompressionParameters(strategy=zstandard.STRATEGY_FAST, write_checksum=False, **ENTROPY)
+    more = set()
+    for zeros in range(10, 25):
+        data = random_bytes(60) + bytes(zeros)
+        more.add(len(frame(data, compression_params=settings, checksum=None)) - len(data))
+        assert decompress(CODEC.compress(data, thorough=False), len(data)) == data
+    assert 0 in more
 
 
 @pytest.mark.parametrize("cut", range(1, len(RLE)))
@@ -116,6 +140,7 @@ def test_a_lie_about_the_size_allocates_nothing() -> None:
     try:
         for size in (1 << 30, 1 << 33, (1 << 64) - 1):
             refused("payload.frame", decompress, with_size(size))
+            refused("payload.frame", decompress, with_window(size))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

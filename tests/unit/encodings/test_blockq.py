@@ -33,8 +33,8 @@ def zeros(codes: list[int], scales: list[float], zero_points: list[int]) -> Enco
     "changes",
     [
         {"bits": 0}, {"bits": 9}, {"bits": 255}, {"group": 0}, {"group": (1 << 32) + 1}, {"packing": "rows"},
-        {"scale": "F64"}, {"scale": "I8"}, {"scale": ""}, {"zero": 15}, {"bits": 1, "zero": 3},
-        {"bits": 8, "zero": 511},
+        {"bits": 0, "zero": None}, {"scale": "F64"}, {"scale": "I8"}, {"scale": ""}, {"zero": 15}, {"zero": -1},
+        {"bits": 1, "zero": 3}, {"bits": 8, "zero": 511},
     ],
 )  # fmt: skip
 def test_refuses_parameters_out_of_range(changes: dict[str, Any]) -> None:

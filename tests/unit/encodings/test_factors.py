@@ -81,6 +81,11 @@ def test_has_one_to_64_bands() -> None:
     refused("manifest.parameter", parse, *[one_band()] * 65)
 
 
+def test_a_group_may_have_two_to_the_32_columns() -> None:
+    assert parse(one_band(), group=1 << 32).group == 1 << 32
+    refused("manifest.parameter", parse, one_band(), group=(1 << 32) + 1)
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [

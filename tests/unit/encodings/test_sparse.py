@@ -119,6 +119,7 @@ def test_lists_none_up_to_all_elements(count: int) -> None:
     "changes",
     [
         {"count": 601, "gaps": 601}, {"count": -1}, {"count": (1 << 64) - 1},
+        {"count": -1, "gaps": 0, "index": "bitmap"},
         {"gaps": 1}, {"gaps": 5}, {"gaps": (1 << 64) - 1},
         {"index": "gap16", "gaps": 3}, {"index": "bitmap", "gaps": 1}, {"index": "bitmap", "gaps": 2},
         {"index": "gap32"}, {"index": ""}, {"mode": "xor"}, {"mode": "add"},

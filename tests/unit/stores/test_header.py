@@ -21,6 +21,7 @@ from skillpack_format.stores.header import (
     canonical_order,
     encode_header,
     parse_header,
+    parse_json_object,
     read_header,
 )
 
@@ -170,6 +171,15 @@ def test_refuses_data_that_the_tensors_do_not_cover_exactly(data_nbytes: int) ->
     assert refusal({"a": entry()}, data_nbytes) == "checkpoint.layout"
 
 
+@pytest.mark.parametrize(
+    ("begin", "says"), [(7, "overlaps the tensor before it: 7, not 8"), (9, "leaves a gap before it: 9")]
+)
+def test_says_whether_tensors_overlap_or_leave_a_gap(begin: int, says: str) -> None:
+    with pytest.raises(SkillPackError) as caught:
+        parse({"a": entry(), "b": entry(begin, begin + 8)}, 24)
+    assert caught.value.message.startswith(says)
+
+
 def test_refuses_a_size_that_is_not_that_of_the_shape() -> None:
     assert refusal({"a": entry(shape=[3])}) == "checkpoint.layout"
 
@@ -198,6 +208,28 @@ def test_refuses_more_than_a_limit(plain: object, limits: Limits) -> None:
     assert refusal(plain, 8, limits) == "limit.exceeded"
 
 
+def test_a_header_at_every_limit_is_within_them() -> None:
+    plain = {"a": entry(), "b": entry(8, 16)}
+    nodes = sum(json.dumps(plain).count(mark) for mark in ",:[")
+    limits = {"tensors": 2, "header_nodes": nodes, "tensor_rank": 1, "tensor_bytes": 8, "name_bytes": 1}
+    assert len(parse(plain, 16, Limits(**limits)).tensors) == 2
+    for name, value in limits.items():
+        with pytest.raises(SkillPackError) as caught:
+            parse(plain, 16, Limits(**{name: value - 1}))
+        assert f"asks for {name} = {value}," in caught.value.message
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_refuses_what_json_has_no_number_for(number: str) -> None:
+    with pytest.raises(SkillPackError) as caught:
+        parse_json_object(f'{{"a": {number}}}'.encode(), "checkpoint.index", DEFAULT_LIMITS)
+    assert caught.value.code == "checkpoint.index"
+
+
+def test_finite_numbers_are_fine() -> None:
+    assert parse_json_object(b'{"a": 1.5, "b": 1e300}', "checkpoint.index", DEFAULT_LIMITS) == {"a": 1.5, "b": 1e300}
+
+
 def read(path: Path, limits: Limits = DEFAULT_LIMITS) -> Header:
     with SourceFile(path) as source:
         return read_header(source, limits)
@@ -213,6 +245,19 @@ def read_refusal(path: Path, raw: bytes, limits: Limits = DEFAULT_LIMITS) -> str
 @pytest.mark.parametrize("raw", [b"", b"1234567", (9).to_bytes(8, "little") + b"{}", b"\xff" * 64])
 def test_refuses_a_header_longer_than_the_file(tmp_path: Path, raw: bytes) -> None:
     assert read_refusal(tmp_path / "a", raw) == "checkpoint.header"
+
+
+def test_a_file_of_eight_bytes_has_a_length_and_no_header(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(8))
+    with pytest.raises(SkillPackError) as caught:
+        read(tmp_path / "a")
+    assert caught.value.message.startswith("the header does not start with")
+
+
+def test_a_header_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(VALID)
+    length = int.from_bytes(VALID[:8], "little")
+    assert len(read(tmp_path / "a", Limits(checkpoint_header_bytes=length)).tensors) == 3
 
 
 def test_refuses_a_header_longer_than_the_limit_before_reading_it(tmp_path: Path) -> None:
@@ -243,6 +288,7 @@ def test_refuses_to_write_a_header_nobody_would_read() -> None:
     with pytest.raises(SkillPackError) as caught:
         encode_header([], {"a": "x" * 100_000_000})
     assert caught.value.code == "limit.exceeded"
+    assert len(encode_header([], {"a": "x" * (100_000_000 - len('{"__metadata__":{"a":""}}'))})) == 100_000_008
 
 
 VALID = encode_header(

@@ -287,7 +287,7 @@ def test_refuses_a_loop_of_links(tmp_path: Path) -> None:
         {"weight_map": {}},
         {"weight_map": []},
         {"weight_map": {"a": 1}},
-        {"weight_map": {"a": "m-1.safetensors"}, "metadata": []},
+        {"weight_map": dict.fromkeys("ad", "m-1.safetensors") | dict.fromkeys("bc", "m-2.safetensors"), "metadata": []},
         b'{"metadata": {}}',
     ],
 )
@@ -349,11 +349,36 @@ def test_refuses_an_index_that_is_wrong_about_a_tensor(tmp_path: Path, weight_ma
 
 
 def test_refuses_an_index_above_the_limit(tmp_path: Path) -> None:
-    refuse(sharded(tmp_path), "limit.exceeded", Limits(checkpoint_header_bytes=100))
+    weight_map = dict.fromkeys("ad", "m-1.safetensors") | dict.fromkeys("bc", "m-2.safetensors")
+    sharded(tmp_path, {"metadata": {"note": "x" * 1000}, "weight_map": weight_map})  # longer than any shard's header
+    size = (tmp_path / INDEX).stat().st_size
+    open_checkpoint(tmp_path, Limits(checkpoint_header_bytes=size)).close()
+    refuse(tmp_path, "limit.exceeded", Limits(checkpoint_header_bytes=size - 1))
+
+
+def test_a_shard_name_may_hold_any_printable_ascii(tmp_path: Path) -> None:
+    save(tmp_path / "m ~ 1.safetensors", "a")
+    write_index(tmp_path, {"a": "m ~ 1"})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert list(checkpoint.specs) == ["a"]
+
+
+def test_says_that_a_shard_is_missing_where_only_the_index_is_there(tmp_path: Path) -> None:
+    write_index(tmp_path, {"a": "m-1"})
+    with pytest.raises(SkillPackError) as caught:
+        open_checkpoint(tmp_path)
+    assert (caught.value.code, caught.value.where) == ("checkpoint.missing", str(tmp_path / "m-1.safetensors"))
+
+
+def test_says_that_a_path_leads_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(SkillPackError) as caught:
+        open_checkpoint(tmp_path / "none.safetensors")
+    assert (caught.value.code, caught.value.message) == ("checkpoint.missing", "there is no such file or folder")
 
 
 def test_refuses_more_tensors_than_the_limit_in_all_shards_together(tmp_path: Path) -> None:
-    refuse(sharded(tmp_path), "limit.exceeded", Limits(tensors=3))
+    open_checkpoint(sharded(tmp_path), Limits(tensors=4)).close()
+    refuse(tmp_path, "limit.exceeded", Limits(tensors=3))
 
 
 # ---- anything at all

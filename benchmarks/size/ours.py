@@ -1,0 +1,65 @@
+"""What SkillPack is asked for: the one list of settings that the benchmark measures, and how a pack is measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file
+
+import skillpack_format as skp
+from benchmarks.size.change import Candidate, Change
+from benchmarks.size.entropy import Entropy, entropy_of
+from skillpack_format import recipes
+
+STEPS: Final = ((0.2, 0.98), (0.4, 0.95), (0.8, 0.9), (1.5, 0.7), (2.5, 0.5), (4.5, 0.4), (7.0, 0.3))
+LOSSY: Final = tuple(
+    (f"step {step:g}, cosine {cosine:g}", skp.ConvertOptions(recipe=recipes.sliced(f"step {step:g}", step, cosine)))
+    for step, cosine in STEPS
+)
+LOSSLESS: Final = ("lossless", skp.ConvertOptions())
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One pack: the candidate it is, how its bytes compare with its codes' entropy, the seconds it took."""
+
+    candidate: Candidate
+    entropy: Entropy
+    convert_seconds: float
+    apply_seconds: float
+    is_exact: bool
+
+
+def packs(change: Change, work: Path) -> Iterator[Packed]:
+    """Every lossy setting."""
+    for label, options in LOSSY:
+        yield _pack(change, work, label, options)
+
+
+def lossless(change: Change, work: Path) -> Packed:
+    """The lossless pack; every tensor is compared."""
+    packed = _pack(change, work, *LOSSLESS)
+    if not packed.is_exact:
+        raise AssertionError(f"the lossless pack of {change.pair.name} does not make the tuned checkpoint")
+    return packed
+
+
+def _pack(change: Change, work: Path, label: str, options: skp.ConvertOptions) -> Packed:
+    """Convert, read the file's size, apply with every proof, load what came out."""
+    pack, result = work / "pack.skp", work / "applied"
+    threads = min(2, os.cpu_count() or 1)
+    start = time.perf_counter()
+    skp.convert(change.pair.base, change.pair.tuned, pack, replace(options, threads=threads, overwrite=True))
+    middle = time.perf_counter()
+    skp.apply(change.pair.base, [pack], result, skp.ApplyOptions(threads=threads, overwrite=True))
+    end = time.perf_counter()
+    tensors = load_file(result / "model.safetensors")
+    exact = all(torch.equal(value, tensors[name]) for name, value in change.tuned.items())
+    candidate = Candidate(label, pack.stat().st_size, tensors)
+    return Packed(candidate, entropy_of(pack), middle - start, end - middle, exact)

@@ -1,0 +1,1 @@
+"""The methods that SkillPack is compared with: one file a family."""
