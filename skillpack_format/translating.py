@@ -79,7 +79,7 @@ def translate(job: Job) -> Translated:
     encoded, contents = _choose(pair, native if adds_to_base else [], made, job)
     components = tuple(Component(e.encoding, e.params, c.sha256) for e, c in zip(encoded, contents, strict=True))
     stats, _ = stats_of(pair, wanted)
-    moved = {key: stats[key] for key in ("changed", "norm") if key in stats}
+    moved = {key: value for key, value in stats.items() if key in ("changed", "norm")}
     return Translated(entry_of(job, result, components, moved), contents, _nbytes(contents))
 
 
