@@ -90,7 +90,7 @@ def test_one_bit_codes_are_signs() -> None:
     case = same_kind(
         "t", kind("F32", 2, 3), F32_BASE, rounded(np.array([[0.5, -0.5, 0.25], [0, 0, 0]], np.float32), 1, 3, "stream")
     )
-    scale = 0.451171875  # (0.5^2 + 0.5^2 + 0.25^2) / (0.5 + 0.5 + 0.25) = 0.45, in BF16
+    scale = np.float32(0.44921875)  # (0.5^2 + 0.5^2 + 0.25^2) / (0.5 + 0.5 + 0.25) = 0.45, in BF16
     start = np.frombuffer(F32_BASE, "<f4")
     assert made_directly(case) == f32(*(start[:3] + np.float32([scale, -scale, scale])), *start[3:])
 
