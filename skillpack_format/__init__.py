@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from skillpack_format.opening import safe_open
     from skillpack_format.ops.application import ApplicationReport, apply, prove
     from skillpack_format.ops.application import Options as ApplyOptions
-    from skillpack_format.ops.conversion import ConversionReport, convert
+    from skillpack_format.ops.conversion import ConversionReport, convert, preview
     from skillpack_format.ops.conversion import Options as ConvertOptions
     from skillpack_format.ops.importing import ImportReport, import_delta
     from skillpack_format.ops.importing import Options as ImportOptions
     from skillpack_format.ops.inspection import InspectionReport, inspect
+    from skillpack_format.ops.plans import PlanReport
     from skillpack_format.ops.slices import Applied, AppliedSlice, open_applied
     from skillpack_format.ops.validation import ValidationReport, validate
     from skillpack_format.reader import Pack, TensorInfo, open_pack
@@ -53,6 +54,7 @@ _HOMES = {
     "InspectionReport": "ops.inspection",
     "Limits": "limits",
     "Pack": "reader",
+    "PlanReport": "ops.plans",
     "SignatureReport": "signatures",
     "SkillPackError": "errors",
     "TensorInfo": "reader",
@@ -67,6 +69,7 @@ _HOMES = {
     "inspect": "ops.inspection",
     "open_applied": "ops.slices",
     "open_pack": "reader",
+    "preview": "ops.conversion",
     "prove": "ops.application",
     "safe_open": "opening",
     "sign": "signatures",
@@ -90,6 +93,7 @@ __all__ = [
     "InspectionReport",
     "Limits",
     "Pack",
+    "PlanReport",
     "SignatureReport",
     "SkillPackError",
     "TensorInfo",
@@ -104,6 +108,7 @@ __all__ = [
     "inspect",
     "open_applied",
     "open_pack",
+    "preview",
     "prove",
     "safe_open",
     "sign",

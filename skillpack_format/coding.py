@@ -6,8 +6,8 @@ What the components make is made here too, by the reader's own rule, so that the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -16,13 +16,13 @@ from skillpack_format.arithmetic import Bench
 from skillpack_format.catalog import encoding_named
 from skillpack_format.classes import module_of
 from skillpack_format.contents import StoredContent, is_compatible, store_encoded, target_of
-from skillpack_format.digest import Bytes, TensorIdentity, sha256_of
+from skillpack_format.digest import Bytes, TensorIdentity, TensorKind, sha256_of
 from skillpack_format.dtypes import Array, bits_to_float64, dtype_named, numel
 from skillpack_format.encoders import Pair
 from skillpack_format.encodings._base import Encoded
 from skillpack_format.making import Change, make, start_of
 from skillpack_format.manifest import Component, Entry
-from skillpack_format.recipes import Bands, Prune, Slices, Treatment
+from skillpack_format.recipes import Bands, Blocks, Prune, Slices, Treatment, Unchanged
 
 CHUNK_BYTES: Final = 1 << 20  # small enough to decode in parallel, large enough for zstd
 
@@ -55,66 +55,122 @@ class Coded:
         return sum(content.nbytes for content in self.contents)
 
 
-def code(job: Job) -> Coded:
-    """Code one tensor by its treatment, or exactly where that takes no more bytes. Pure; runs in any thread.
-
-    A lossy code that keeps nothing of a change gives an entry whose result is its base: it need not be listed.
-    """
+def pair_of(job: Job) -> Pair:
+    """The tensor as encoders see it: START and the bits wanted."""
     old, new = job.old, job.new
     start = start_of(job.base, old.kind if old else None, new.kind)
     wanted = np.frombuffer(job.tuned, target_of(new.kind).dtype.bit_pattern)
     is_resized = old is not None and is_compatible(old.kind, new.kind)
     old_items = min(numel(old.kind.shape), numel(new.kind.shape)) if old and is_resized else 0
-    pair = Pair(job.name, new.kind, start, wanted, old_items)
-    encoded, contents = _cheapest(pair, job)
-    made = _made(pair, encoded, job.bench)
-    stats, error = _stats(pair, made)
-    result = TensorIdentity(new.kind, sha256_of(made))
-    if result == old:
-        encoded, contents = [], ()
-    entry = Entry(
+    return Pair(job.name, new.kind, start, wanted, old_items)
+
+
+def code(job: Job) -> Coded:
+    """Code one tensor by its treatment, or exactly where that takes no more bytes. Pure; runs in any thread.
+
+    A lossy code that keeps nothing of a change gives an entry whose result is its base: it need not be listed.
+    """
+    pair = pair_of(job)
+    if isinstance(job.treatment, Unchanged) and job.old is not None:
+        return Coded(entry_of(job, job.old, (), {}), (), None)
+    chosen, contents = _cheapest(pair, job)
+    made = made_of(pair, chosen.encoded, job.bench)
+    stats, error = stats_of(pair, made)
+    result = TensorIdentity(job.new.kind, sha256_of(made))
+    if result == job.old:
+        return Coded(entry_of(job, result, (), stats), (), error)
+    components = [Component(e.encoding, e.params, c.sha256) for e, c in zip(chosen.encoded, contents, strict=True)]
+    return Coded(entry_of(job, result, components, {**stats, **chosen.stats}), contents, error)
+
+
+class Named(Protocol):
+    """A job: which tensor, and what it is in the base."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tensor_class(self) -> str: ...
+    @property
+    def old(self) -> TensorIdentity | None: ...
+
+
+def entry_of(
+    job: Named, result: TensorIdentity, components: Sequence[Component], stats: dict[str, int | bytes]
+) -> Entry:
+    """What MANIFEST says of a tensor that components make."""
+    return Entry(
         name=job.name,
         tensor_class=job.tensor_class,
         module=module_of(job.name),
-        base=old,
+        base=job.old,
         result=result,
-        components=tuple(Component(e.encoding, e.params, c.sha256) for e, c in zip(encoded, contents, strict=True)),
+        components=tuple(components),
         stats=stats or None,
     )
-    return Coded(entry, contents, error)
 
 
-def _cheapest(pair: Pair, job: Job) -> tuple[list[Encoded], tuple[StoredContent, ...]]:
-    """The candidate that is smallest once stored; quick compression is near enough to tell."""
-    if not pair.wanted.size:
-        return [], ()
-    candidates = [[exact] for exact in encoders.lossless(pair)]
-    if encoders.is_lossy_possible(pair):
-        candidates += _lossy(pair, job.treatment)
-    sizes = [sum(content.nbytes for content in _stored(pair, each, job, thorough=False)) for each in candidates]
-    chosen = candidates[sizes.index(min(sizes))]
-    return chosen, _stored(pair, chosen, job, thorough=True)
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Components that could stand for a tensor's change; what their making tells of it, for ``stats``."""
+
+    encoded: tuple[Encoded, ...]
+    stats: dict[str, int | bytes] = field(default_factory=dict)
 
 
-def _lossy(pair: Pair, treatment: Treatment) -> list[list[Encoded]]:
-    if isinstance(treatment, Slices):
-        return [encoders.sliced(pair, treatment)]
-    if isinstance(treatment, Prune):
-        return [encoders.pruned(pair, treatment)]
-    if isinstance(treatment, Bands):
-        return [encoders.banded(pair, treatment)]
+def exact_candidates(pair: Pair) -> list[Candidate]:
+    """Every exact code; none for a tensor without elements."""
+    return [Candidate((exact,)) for exact in encoders.lossless(pair)] if pair.wanted.size else []
+
+
+def lossy_candidates(pair: Pair, coding: Treatment) -> list[Candidate]:
+    """The code that ``coding`` asks for, where it applies."""
+    if not encoders.is_lossy_possible(pair):
+        return []
+    if isinstance(coding, Slices):
+        return [sliced_candidate(encoders.sliced(pair, encoders.decomposed(pair), coding))]
+    if isinstance(coding, Prune):
+        return [Candidate(tuple(encoders.pruned(pair, coding)))]
+    if isinstance(coding, Bands):
+        return [Candidate(tuple(encoders.banded(pair, coding)))]
+    if isinstance(coding, Blocks):
+        return [Candidate(tuple(encoders.blocked(pair, coding)))]
     return []
 
 
-def _stored(pair: Pair, encoded: Sequence[Encoded], job: Job, *, thorough: bool) -> tuple[StoredContent, ...]:
+def sliced_candidate(found: encoders.SlicedPair) -> Candidate:
+    spectrum = (*found.spectrum, 0.0, 0.0, 0.0, 0.0)[:4]
+    return Candidate(found.encoded, {"energy": _float32(found.energy), "spectrum": b"".join(map(_float32, spectrum))})
+
+
+def stored(pair: Pair, candidate: Candidate, codec: str, *, thorough: bool) -> tuple[StoredContent, ...]:
     target = target_of(pair.kind)
-    return tuple(store_encoded(each, target, job.codec, CHUNK_BYTES, thorough=thorough) for each in encoded)
+    return tuple(store_encoded(each, target, codec, CHUNK_BYTES, thorough=thorough) for each in candidate.encoded)
 
 
-def _made(pair: Pair, encoded: Sequence[Encoded], bench: Bench) -> Array:
+def _cheapest(pair: Pair, job: Job) -> tuple[Candidate, tuple[StoredContent, ...]]:
+    """The candidate that is smallest once stored; quick compression is near enough to tell."""
+    candidates = exact_candidates(pair) + (lossy_candidates(pair, job.treatment) if pair.wanted.size else [])
+    if not candidates:
+        return Candidate(()), ()
+    sizes = [sum(content.nbytes for content in stored(pair, each, job.codec, thorough=False)) for each in candidates]
+    chosen = candidates[sizes.index(min(sizes))]
+    return chosen, stored(pair, chosen, job.codec, thorough=True)
+
+
+def _float32(value: float) -> bytes:
+    """The bits of an F32, little-endian; the largest where ``value`` is above it."""
+    return np.float32(min(value, float(np.finfo(np.float32).max))).tobytes()
+
+
+def made_of(pair: Pair, encoded: Sequence[Encoded], bench: Bench) -> Array:
     """What a reader will make of the components."""
-    target = target_of(pair.kind)
     where = f"tensor {pair.name!r}"
+    return make(pair.start, pair.kind, change_of(pair.kind, encoded, where), bench, where)
+
+
+def change_of(kind: TensorKind, encoded: Sequence[Encoded], where: str) -> Change:
+    """Components of a tensor of ``kind``, opened as a reader opens them."""
+    target = target_of(kind)
     additive: list[Any] = []
     rewriting: Any = None
     for each in encoded:
@@ -127,10 +183,10 @@ def _made(pair: Pair, encoded: Sequence[Encoded], bench: Bench) -> Array:
             additive.append(opened)
         else:
             rewriting = opened
-    return make(pair.start, pair.kind, Change(additive, rewriting), bench, where)
+    return Change(additive, rewriting)
 
 
-def _stats(pair: Pair, made: Array) -> tuple[dict[str, int | bytes], float | None]:
+def stats_of(pair: Pair, made: Array) -> tuple[dict[str, int | bytes], float | None]:
     """Figures for reports (manifest.md, "stats"): how far the tensor moved and how much of that is kept."""
     changed = int(np.count_nonzero(made != pair.converted))
     dtype = dtype_named(pair.kind.dtype)
@@ -148,4 +204,4 @@ def _stats(pair: Pair, made: Array) -> tuple[dict[str, int | bytes], float | Non
     if not np.isfinite([energy, lost, along]).all() or energy == 0:
         return {"changed": changed}, None
     figures = {"error": lost / energy, "norm": energy**0.5, "projection": along / energy}
-    return {"changed": changed, **{k: np.float32(v).tobytes() for k, v in figures.items()}}, lost / energy
+    return {"changed": changed, **{key: _float32(value) for key, value in figures.items()}}, lost / energy

@@ -6,7 +6,7 @@ An encoder may choose what it likes; what it wrote is judged by making the tenso
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,11 +18,11 @@ from skillpack_format.arithmetic import Grid
 from skillpack_format.contents import target_of
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import Array, bits_to_float64, convert_bits, dtype_named, float32_to_bits
-from skillpack_format.encodings import dense, factors, lowrank, sparse, ulp
+from skillpack_format.encodings import blockq, dense, factors, lowrank, sparse, ulp
 from skillpack_format.encodings._base import Encoded
 from skillpack_format.errors import error
 from skillpack_format.making import Start
-from skillpack_format.recipes import Bands, Prune, Slices
+from skillpack_format.recipes import Bands, Blocks, Prune, Slices
 
 RUN_ITEMS: Final = 1 << 22  # 32 MiB of float64
 PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
@@ -65,6 +65,15 @@ class Pair:
         return delta
 
 
+def mean_square(pair: Pair) -> float:
+    """Of START's values in the elements that come from the base."""
+    total = 0.0
+    for run in runs(pair.old_items):
+        values = bits_to_float64(pair.start.bits[run], pair.start.dtype)
+        total += float(values @ values)
+    return total / max(1, pair.old_items)
+
+
 def runs(items: int) -> Iterator[slice]:
     """Slices of at most RUN_ITEMS that cover ``items``, in order."""
     for first in range(0, items, RUN_ITEMS):
@@ -91,13 +100,45 @@ def is_lossy_possible(pair: Pair) -> bool:
     return dtype.is_arithmetic and pair.start.dtype.is_arithmetic and len(pair.kind.shape) >= 2 and pair.old_items > 0
 
 
-def sliced(pair: Pair, treatment: Slices) -> list[Encoded]:
-    """``lowrank``; rows that the base does not have are carried exactly."""
+def decomposed(pair: Pair) -> list[slicing.Decomposed]:
+    """The components of every matrix of the delta."""
     grid = Grid.of(pair.kind.shape)
-    delta = pair.delta().reshape(grid.stack, grid.rows, grid.cols)
-    stacks = [slicing.slices(each, step=treatment.step, cosine=treatment.cosine) for each in delta]
+    return [slicing.decomposed(each) for each in pair.delta().reshape(grid.stack, grid.rows, grid.cols)]
+
+
+def sliced(pair: Pair, matrices: Sequence[slicing.Decomposed], treatment: Slices) -> SlicedPair:
+    """``lowrank``; rows that the base does not have are carried exactly."""
+    found = [slicing.sliced(each, step=treatment.step, cosine=treatment.cosine) for each in matrices]
+    stacks = [each.slices for each in found]
+    grid = Grid.of(pair.kind.shape)
     merged = [_merge(stacks, k, grid) for k in range(max((len(each) for each in stacks), default=0))]
-    return ([lowrank.packed(merged, PACKING)] if merged else []) + _new_rows(pair)
+    encoded = ([lowrank.packed(merged, PACKING)] if merged else []) + _new_rows(pair)
+    energy = sum(each.energy for each in found) or 1.0
+    spectrum = np.sort(np.concatenate([each.components.s[:4] for each in matrices]))[::-1][:4]
+    return SlicedPair(
+        tuple(encoded),
+        energy=sum(each.kept for each in found) / energy,
+        noise=sum(each.noise for each in found) / energy,
+        spectrum=tuple(map(float, spectrum)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SlicedPair:
+    """Components of a tensor's change as slices; ``energy`` kept and ``noise`` made as shares of all energy;
+    ``spectrum``: up to four singular values, the largest of all matrices."""
+
+    encoded: tuple[Encoded, ...]
+    energy: float
+    noise: float
+    spectrum: tuple[float, ...]
+
+
+def blocked(pair: Pair, treatment: Blocks) -> list[Encoded]:
+    """``blockq``, its scales such that every group of a row keeps its inner product with the delta."""
+    grid = Grid.of(pair.kind.shape)
+    delta = pair.delta().reshape(grid.stack * grid.rows, grid.cols)
+    return [blockq.rounded(delta, treatment.bits, treatment.group, PACKING), *_new_rows(pair)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +150,7 @@ class StackedSlice:
     v: NDArray[np.int8]  # (stack, r, cols)
 
 
-def _merge(stacks: list[tuple[slicing.Slice, ...]], k: int, grid: Grid) -> StackedSlice:
+def _merge(stacks: Sequence[tuple[slicing.Slice, ...]], k: int, grid: Grid) -> StackedSlice:
     rank = max(each[k].u.shape[0] for each in stacks if len(each) > k)
     scales = np.zeros(grid.stack, np.float32)
     u = np.zeros((grid.stack, rank, grid.rows), np.int8)

@@ -11,6 +11,7 @@ SkillPackError                  .code .where .message .problem; str() is at most
 ├─ BaseMismatchError            base.*       the right pack on another base
 ├─ CheckpointError              checkpoint.* input.*  a checkpoint or file that cannot be read
 ├─ ConvertError                 convert.*    inputs that no pack can express
+├─ PlanError                    plan.*       a bound or a budget that nothing meets; says what can be reached
 ├─ OutputError                  output.*     the result cannot be written
 ├─ SignatureError               signature.*  a pack is not signed as was asked
 ├─ ResourceError                resource.*   memory that the machine or its GPU does not have
@@ -88,6 +89,10 @@ class ConvertError(SkillPackError):
     exit_status = 1
 
 
+class PlanError(SkillPackError):
+    exit_status = 7
+
+
 class OutputError(SkillPackError):
     exit_status = 5
 
@@ -123,6 +128,7 @@ CLASS_OF: Final[dict[str, type[SkillPackError]]] = {
     "checkpoint": CheckpointError,
     "input": InputError,
     "convert": ConvertError,
+    "plan": PlanError,
     "output": OutputError,
     "resource": ResourceError,
     "signature": SignatureError,

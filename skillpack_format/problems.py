@@ -28,6 +28,7 @@ CODES: Final[frozenset[str]] = frozenset(
     checkpoint.missing checkpoint.ambiguous checkpoint.header checkpoint.layout checkpoint.index checkpoint.name
     checkpoint.duplicate checkpoint.pickle
     convert.unrelated convert.nonfinite convert.delta convert.unmatched
+    plan.unreachable
     output.exists output.alias output.locked output.space output.failed
     input.failed
     resource.memory

@@ -44,7 +44,26 @@ class Bands:
     energy: float | None = None
 
 
-Treatment = Lossless | Slices | Prune | Bands
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """``blockq``: codes of ``bits`` bits for the delta's entries, an unbiased scale for every ``group`` columns."""
+
+    bits: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Nothing: the tensor stays as in the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Whatever the plan for the whole checkpoint gives this tensor: see ``planning``."""
+
+
+Coding = Lossless | Slices | Prune | Bands | Blocks | Unchanged
+Treatment = Coding | Planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +72,7 @@ class Recipe:
 
     name: str
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
+    price: float | None = None  # of the planned tensors, where the caller sets no goal: see planning.Quality
 
     def treatment(self, tensor_class: str) -> Treatment:
         return self.treatments.get(tensor_class, Lossless())
@@ -98,8 +118,13 @@ def graftllm(
     return Recipe("graftllm", {"attention": attention, "embedding": pruned, "expert": mlp, "head": pruned, "mlp": mlp})
 
 
-STANDARD: Final = sliced("standard", 2.0, 0.5)
-SMALL: Final = sliced("small", 3.5, 0.4)
+def planned(name: str, price: float | None = None) -> Recipe:
+    """Every matrix coded as the plan for the whole checkpoint says; the rest exact."""
+    return Recipe(name, {each: Planned() for each in MATRIX_CLASSES}, price)
+
+
+STANDARD: Final = planned("standard", 0.005)
+SMALL: Final = planned("small", 0.1)
 RECIPES: Final[Mapping[str, Recipe]] = {
     "standard": STANDARD,
     "small": SMALL,

@@ -22,7 +22,8 @@ from skillpack_format import linalg
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, SMALLEST_SCALE
 from skillpack_format.errors import error
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[np.float32]
+Values = NDArray[np.float64]
 Codes = NDArray[np.int8]
 
 DEAD_ZONE: Final = 0.1
@@ -40,36 +41,70 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Components:
-    """Some components of a decomposition, one a column: u (m, r), s (r,), v (n, r)."""
+class Components:
+    """Components of a decomposition, one a column: u (m, r), s (r,) descending, v (n, r)."""
 
     u: Matrix
-    s: Matrix
+    s: Values
     v: Matrix
 
-    def only(self, chosen: NDArray[Any]) -> _Components:
-        return _Components(self.u[:, chosen], self.s[chosen], self.v[:, chosen])
+    def only(self, chosen: NDArray[Any]) -> Components:
+        return Components(self.u[:, chosen], self.s[chosen], self.v[:, chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposed:
+    """A delta's components, and the root mean square of its typical entry, which a step is a multiple of."""
+
+    components: Components
+    typical: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """Slices, and what they do to the delta, in sums over its components (spec/manifest.md, "stats").
+
+    ``energy``: squared singular values, all and kept. ``noise``: squared norm of what was made minus what was meant,
+    coded components taken one by one.
+    """
+
+    slices: tuple[Slice, ...]
+    energy: float
+    kept: float
+    noise: float
+
+
+def decomposed(delta: NDArray[Any]) -> Decomposed:
+    """``delta``: (m, n) finite float32. The costly half of coding a matrix; the same for every step."""
+    u, s, vt = linalg.svd(delta)
+    return Decomposed(Components(u, s, vt.T), typical_entry(delta))
+
+
+def sliced(matrix: Decomposed, *, step: float, cosine: float, dead_zone: float = DEAD_ZONE) -> Sliced:
+    """The slices that stand for a matrix, strongest first; none for a zero matrix or when nothing survives.
+
+    ``step``: rounding step in units of a typical entry; more is smaller and worse. ``cosine``: least resemblance of a
+    coded component to its original, below which it is dropped. ``dead_zone``: how much of a step rounding leans
+    towards zero.
+    """
+    _require_settings(step, cosine, dead_zone)
+    whole = matrix.components
+    energy = float(whole.s @ whole.s)
+    kept = noise = 0.0
+    found: list[Slice] = []
+    for group in _groups(whole, step * matrix.typical) if whole.s.size else ():
+        coded = _coded(group, step * matrix.typical, cosine, dead_zone) if len(found) < MAX_SLICES else None
+        if coded is None:
+            continue
+        found.append(coded.slice)
+        kept += coded.energy
+        noise += coded.noise
+    return Sliced(tuple(found), energy, kept, noise + energy - kept)
 
 
 def slices(delta: NDArray[Any], *, step: float, cosine: float, dead_zone: float = DEAD_ZONE) -> tuple[Slice, ...]:
-    """The slices that stand for ``delta``, strongest first; none for a zero matrix or when nothing survives.
-
-    ``delta``: (m, n) finite float32. ``step``: rounding step in units of a typical entry; more is smaller and worse.
-    ``cosine``: least resemblance of a coded component to its original, below which it is dropped. ``dead_zone``:
-    how much of a step rounding leans towards zero.
-    """
-    _require_settings(step, cosine, dead_zone)
-    u, s, vt = linalg.svd(delta)
-    if not s.size:
-        return ()
-    whole = _Components(u, s, vt.T)
-    lam = step * typical_entry(delta)
-    found = []
-    for group in _groups(whole, lam):
-        coded = _coded(group, lam, cosine, dead_zone)
-        if coded is not None:
-            found.append(coded)
-    return tuple(found[:MAX_SLICES])
+    """The slices that stand for ``delta``: see ``sliced``."""
+    return sliced(decomposed(delta), step=step, cosine=cosine, dead_zone=dead_zone).slices
 
 
 def typical_entry(delta: NDArray[Any]) -> float:
@@ -92,7 +127,7 @@ def _require_settings(step: float, cosine: float, dead_zone: float) -> None:
         raise error("usage.argument", "", f"dead zone {dead_zone}, it must be at least 0 and below 0.5")
 
 
-def _groups(whole: _Components, lam: float) -> Iterator[_Components]:
+def _groups(whole: Components, lam: float) -> Iterator[Components]:
     """Components that share a slice: one octave of singular value, at most MAX_RANK, all or none too large to code.
 
     A component with codes above MAX_CODE makes its whole slice coarser, so it must not share one with those that fit.
@@ -107,18 +142,27 @@ def _groups(whole: _Components, lam: float) -> Iterator[_Components]:
                 yield whole.only(members[first : first + MAX_RANK])
 
 
-def _coded(group: _Components, lam: float, cosine: float, dead_zone: float) -> Slice | None:
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """A slice; the energy of the components it holds, and the squared error of each of them, summed."""
+
+    slice: Slice
+    energy: float
+    noise: float
+
+
+def _coded(group: Components, lam: float, cosine: float, dead_zone: float) -> _Coded | None:
     """The slice of one group, None when none of its components survives."""
     amplitude = np.sqrt(group.s * np.exp(np.log(group.s).mean())) / lam  # (r,): what a unit vector is multiplied by
-    largest = max(float(np.abs(group.u * amplitude).max()), float(np.abs(group.v * amplitude).max()))
-    amplitude = amplitude * min(1.0, MAX_CODE / largest)
+    largest = float((np.maximum(np.abs(group.u).max(axis=0), np.abs(group.v).max(axis=0)) * amplitude).max())
+    amplitude = (amplitude * min(1.0, MAX_CODE / largest)).astype(np.float32)
     u = _rounded(group.u * amplitude, dead_zone)  # (m, r)
     v = _rounded(group.v * amplitude, dead_zone)  # (n, r)
-    lengths = np.sqrt(np.einsum("mk,mk->k", u, u) * np.einsum("nk,nk->k", v, v))
-    inner = np.einsum("mk,mk->k", u, group.u) * np.einsum("nk,nk->k", v, group.v)
+    lengths = np.sqrt(_inner(u, u) * _inner(v, v))
+    inner = _inner(u, group.u) * _inner(v, group.v)
     kept = np.flatnonzero((lengths > 0) & (inner >= cosine * lengths))
     u, v, group = u[:, kept], v[:, kept], group.only(kept)
-    agreement = float(np.einsum("jk,jk,k->", u.T @ group.u, v.T @ group.v, group.s))  # <u v^T, the group's own sum>
+    agreement = float(((u.T @ group.u) * (v.T @ group.v)).sum(axis=0, dtype=np.float64) @ group.s)  # <u v^T, U S V^T>
     if agreement <= 0:
         return None
     with np.errstate(over="ignore"):
@@ -126,9 +170,18 @@ def _coded(group: _Components, lam: float, cosine: float, dead_zone: float) -> S
     if not SMALLEST_SCALE <= scale < np.inf:
         return None
     codes_u, codes_v = (np.ascontiguousarray(each.T.astype(np.int8)) for each in (u, v))
-    return Slice(scale, codes_u, codes_v)
+    squares = group.s**2
+    lengths, inner = float(scale) * lengths[kept], float(scale) * inner[kept]
+    noise = float(np.sum(lengths**2 - 2 * group.s * inner + squares))
+    return _Coded(Slice(scale, codes_u, codes_v), float(squares.sum()), noise)
+
+
+def _inner(one: Matrix, other: Matrix) -> Values:
+    """The inner product of every column of one with its like: (k,)."""
+    inner: Values = np.einsum("mk,mk->k", one, other, dtype=np.float64)
+    return inner
 
 
 def _rounded(values: Matrix, dead_zone: float) -> Matrix:
     """Nearest integers, the border between two levels moved ``dead_zone`` away from zero."""
-    return np.copysign(np.floor(np.abs(values) + (0.5 - dead_zone)), values)
+    return np.copysign(np.floor(np.abs(values) + np.float32(0.5 - dead_zone)), values)

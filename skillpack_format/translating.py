@@ -8,24 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from skillpack_format import encoders
 from skillpack_format.arithmetic import Bench
-from skillpack_format.catalog import encoding_named
-from skillpack_format.classes import module_of
-from skillpack_format.coding import CHUNK_BYTES
+from skillpack_format.coding import CHUNK_BYTES, change_of, entry_of, stats_of
 from skillpack_format.contents import StoredContent, is_compatible, store_encoded, target_of
 from skillpack_format.digest import Bytes, TensorIdentity, TensorKind, sha256_of
-from skillpack_format.dtypes import Array, bits_to_float64, convert_bits, dtype_named, numel
+from skillpack_format.dtypes import Array, convert_bits, dtype_named, numel
 from skillpack_format.encoders import Pair
 from skillpack_format.encodings import sparse
 from skillpack_format.encodings._base import Encoded
 from skillpack_format.errors import error, located
 from skillpack_format.importers._base import Change, Rows, Source
-from skillpack_format.making import Change as Additions
 from skillpack_format.making import Start, make, start_of
 from skillpack_format.manifest import Component, Entry
 
@@ -76,13 +72,15 @@ def translate(job: Job) -> Translated:
     wanted = made if change.wanted is None else change.wanted(start.bits, kind)
     result = TensorIdentity(kind, sha256_of(wanted))
     if result == old:
-        return Translated(_entry(job, result, (), {}), (), 0)
+        return Translated(entry_of(job, result, (), {}), (), 0)
     old_items = min(numel(old.kind.shape), numel(kind.shape)) if old else 0
     pair = Pair(job.name, kind, start, wanted, old_items)
     adds_to_base = np.array_equal(replaced, pair.converted)
     encoded, contents = _choose(pair, native if adds_to_base else [], made, job)
     components = tuple(Component(e.encoding, e.params, c.sha256) for e, c in zip(encoded, contents, strict=True))
-    return Translated(_entry(job, result, components, _stats(pair)), contents, _nbytes(contents))
+    stats, _ = stats_of(pair, wanted)
+    moved = {key: value for key, value in stats.items() if key in ("changed", "norm")}
+    return Translated(entry_of(job, result, components, moved), contents, _nbytes(contents))
 
 
 def _choose(
@@ -184,39 +182,4 @@ def _made(start: Start, kind: TensorKind, encoded: Sequence[Encoded], bench: Ben
     """What a reader makes of additive components."""
     if not encoded:
         return start.bits
-    target = target_of(kind)
-    additive: list[Any] = []
-    for each in encoded:
-        encoding = encoding_named(each.encoding, where)
-        params = encoding.parse(each.params, target, where)
-        specs = encoding.parts(params, target)
-        parts = {spec.name: each.parts[spec.name].reshape(-1).view(np.uint8).view(spec.item) for spec in specs}
-        additive.append(encoding.open(params, target, parts, where))
-    return make(start, kind, Additions(additive, None), bench, where)
-
-
-def _stats(pair: Pair) -> dict[str, int | bytes]:
-    """Figures for reports (manifest.md, "stats"): how many elements changed and how far the tensor moved."""
-    changed = int(np.count_nonzero(pair.wanted != pair.converted))
-    dtype = dtype_named(pair.kind.dtype)
-    if not (dtype.is_arithmetic and pair.start.dtype.is_arithmetic):
-        return {"changed": changed}
-    energy = 0.0
-    with np.errstate(invalid="ignore", over="ignore"):
-        for run in encoders.runs(pair.wanted.size):
-            delta = bits_to_float64(pair.wanted[run], dtype) - bits_to_float64(pair.start.bits[run], pair.start.dtype)
-            energy += float(np.sum(delta * delta))
-        norm = np.float32(np.sqrt(energy))
-    return {"changed": changed, "norm": norm.tobytes()} if np.isfinite(norm) else {"changed": changed}
-
-
-def _entry(job: Job, result: TensorIdentity, components: tuple[Component, ...], stats: dict[str, int | bytes]) -> Entry:
-    return Entry(
-        name=job.name,
-        tensor_class=job.tensor_class,
-        module=module_of(job.name),
-        base=job.old,
-        result=result,
-        components=components,
-        stats=stats,
-    )
+    return make(start, kind, change_of(kind, encoded, where), bench, where)

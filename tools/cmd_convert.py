@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from skillpack_format import ConversionReport, ConvertOptions, convert
+from skillpack_format import ConversionReport, ConvertOptions, PlanReport, convert, preview
 from skillpack_format.classes import user_rule
 from skillpack_format.ops.conversion import TensorReport
-from skillpack_format.recipes import RECIPES, Recipe, Slices, graftllm, sliced
+from skillpack_format.planning import Budget, Energy, Goal, MaxError, Share
+from skillpack_format.recipes import RECIPES, Planned, Recipe, graftllm, sliced
 
 from . import options, render
 
 DEFAULT_RECIPE: Final = "standard"
+DEFAULT_COSINE: Final = 0.5
 WORST: Final = 5  # tensors shown by error
 
 
 @click.command("convert")
 @click.option("--base", type=options.PATH, required=True, help="The checkpoint that users have.")
 @click.option("--tuned", type=options.PATH, required=True, help="The checkpoint that the pack shall make of it.")
-@click.option("-o", "--output", type=options.PATH, required=True, help="The pack to write.")
+@click.option("-o", "--output", type=options.PATH, help="The pack to write; not needed with --dry-run.")
 @click.option("--lossless", is_flag=True, help="Short for --recipe lossless: the result is TUNED, bit by bit.")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), help=f"How to code it.  [default: {DEFAULT_RECIPE}]")
-@click.option("--step", type=float, help="standard, small: rounding step; more is smaller and worse.")
-@click.option("--cosine", type=float, help="standard, small: components less like their original are dropped.")
+@click.option(
+    "--budget",
+    callback=options.budget,
+    metavar="SIZE",
+    help="The most bytes of the pack: 300MB, 5% of tuned, or bytes.",
+)
+@click.option("--max-error", type=float, help="The most squared error of all tensors, as a share of the change.")
+@click.option(
+    "--energy",
+    type=float,
+    help="The least share of its change that every tensor keeps; graftllm: of an MLP's squared singular values.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be chosen for every tensor and why; write nothing.")
+@click.option("--step", type=float, help="One rounding step for every matrix, no plan; more is smaller and worse.")
+@click.option("--cosine", type=float, help="With --step: components less like their original are dropped.  [0.5]")
 @click.option("--keep", type=float, help="graftllm: share of an embedding's elements that is kept.")
 @click.option("--rank", type=float, help="graftllm: rank of attention as a share of the smaller dimension.")
-@click.option("--energy", type=float, help="graftllm: share of an MLP's squared singular values that is kept.")
 @click.option(
     "--bits",
     callback=options.schedule,
@@ -53,14 +68,17 @@ WORST: Final = 5  # tensors shown by error
 def command(
     base: Path,
     tuned: Path,
-    output: Path,
+    output: Path | None,
     lossless: bool,
     recipe: str | None,
+    budget: Budget | Share | None,
+    max_error: float | None,
+    energy: float | None,
+    dry_run: bool,
     step: float | None,
     cosine: float | None,
     keep: float | None,
     rank: float | None,
-    energy: float | None,
     bits: tuple[tuple[int, float], ...] | None,
     group: int | None,
     classes: tuple[str, ...],
@@ -77,17 +95,17 @@ def command(
     """Write the pack that turns BASE into TUNED.
 
     Both are folders or .safetensors files. The default recipe keeps what a fine-tune does in a few percent of its
-    size; with --lossless the result is TUNED itself. Either way apply gives the same bits on every machine.
+    size; with --lossless the result is TUNED itself. A budget or a bound is met by a plan for the whole checkpoint:
+    every tensor gets the code that does least harm for its bytes. Either way apply gives the same bits everywhere.
     """
-    if lossless and recipe not in (None, "lossless"):
-        raise click.UsageError(f"--lossless and --recipe {recipe} exclude each other")
-    chosen = _recipe(
-        "lossless" if lossless else recipe or DEFAULT_RECIPE,
-        {"step": step, "cosine": cosine},
-        {"keep": keep, "rank": rank, "energy": energy, "schedule": bits, "group": group},
-    )
+    _require_sense(output, lossless, recipe, dry_run)
+    name = "lossless" if lossless else recipe or DEFAULT_RECIPE
+    bands: dict[str, Any] = {"keep": keep, "rank": rank, "schedule": bits, "group": group}
+    if name == "graftllm":
+        bands["energy"], energy = energy, None
     settings = ConvertOptions(
-        recipe=chosen,
+        recipe=_recipe(name, {"step": step, "cosine": cosine}, bands),
+        goal=_goal(budget, max_error, energy),
         rules=[user_rule(text) for text in classes],
         exact=exact,
         metadata=meta,
@@ -97,6 +115,11 @@ def command(
         overwrite=force,
         **options.bench(device),
     )
+    if output is None or dry_run:
+        with render.progress_bar(hidden=quiet or as_json) as progress:
+            planned = preview(base, tuned, settings, progress)
+        render.show_json(render.result("plan", planned.to_plain())) if as_json else _show_plan(planned)
+        return
     with render.progress_bar(hidden=quiet or as_json) as progress:
         report = convert(base, tuned, output, settings, progress)
     if as_json:
@@ -111,22 +134,59 @@ def command(
     render.show_hint(f"skillpack apply {shlex.quote(str(base))} {shlex.quote(str(output))}")
 
 
+def _require_sense(output: Path | None, lossless: bool, recipe: str | None, dry_run: bool) -> None:
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '-o' / '--output'.")
+    if lossless and recipe not in (None, "lossless"):
+        raise click.UsageError(f"--lossless and --recipe {recipe} exclude each other")
+
+
 def _recipe(name: str, slices: Mapping[str, Any], bands: Mapping[str, Any]) -> Recipe:
     """The recipe ``name``, with those of its parameters that were given."""
     known = RECIPES[name]
     slices = {key: value for key, value in slices.items() if value is not None}
     bands = {key: value for key, value in bands.items() if value is not None}
-    treatment = known.treatment("mlp")
-    if slices and not isinstance(treatment, Slices):
+    if slices and not isinstance(known.treatment("mlp"), Planned):
         raise click.UsageError(f"--{next(iter(slices))} goes with --recipe standard or small, not {name}")
+    if slices and "step" not in slices:
+        raise click.UsageError("--cosine goes with --step")
     if bands and name != "graftllm":
         option = {"schedule": "bits"}.get(key := next(iter(bands)), key)
         raise click.UsageError(f"--{option} goes with --recipe graftllm, not {name}")
     if bands:
         return graftllm(**bands)
-    if slices and isinstance(treatment, Slices):
-        return sliced("custom", **{"step": treatment.step, "cosine": treatment.cosine, **slices})
-    return known
+    return sliced("custom", **{"cosine": DEFAULT_COSINE, **slices}) if slices else known
+
+
+def _goal(budget: Budget | Share | None, max_error: float | None, energy: float | None) -> Goal | None:
+    """A budget may have an error bound beside it; a bound on every tensor stands alone."""
+    if energy is not None and (budget is not None or max_error is not None):
+        raise click.UsageError("--energy excludes --budget and --max-error")
+    if budget is not None:
+        return replace(budget, max_error=max_error)
+    if max_error is not None:
+        return MaxError(max_error)
+    return Energy(energy) if energy is not None else None
+
+
+def _show_plan(report: PlanReport) -> None:
+    """What would be done: totals, then a line a tensor with its reason, the largest first."""
+    page = render.Page()
+    tuned = render.share(report.plan.nbytes, report.tuned_bytes)
+    page.fields(
+        {
+            "recipe": report.recipe,
+            "size": f"at most {render.size(report.plan.nbytes)}, {tuned} of tuned",
+            "error": render.loss(report.plan.error),
+            "written": "nothing: a dry run",
+        }
+    )
+    rows = [
+        [each.name, report.classes[each.name], each.option.label, render.size(each.option.nbytes), each.reason]
+        for each in sorted(report.plan.choices, key=lambda each: (-each.option.nbytes, each.name))
+    ]
+    page.table("plan", ["tensor", "class", "coding", ">bytes", "because"], rows)
+    page.show()
 
 
 def _losses(report: ConversionReport) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import click
 
 from skillpack_format.errors import error
+from skillpack_format.planning import Budget, Share
 
 PATH: Final = click.Path(path_type=Path)  # whether it exists is for the library to say, in its own words and codes
 
@@ -55,6 +57,21 @@ def key_values(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> d
             raise click.BadParameter(f"{key!r} is given twice")
         found[key] = value
     return found
+
+
+UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def budget(_: click.Context, __: click.Parameter, text: str | None) -> Budget | Share | None:
+    """``300MB``, ``1.5GiB``, ``5%`` or plain bytes, as a click callback."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%|[kmg]?i?b?)", text.strip(), re.IGNORECASE | re.ASCII)
+    unit = found[2].upper() if found else "?"
+    if not found or (unit != "%" and unit not in UNITS):
+        raise click.BadParameter(f"{text!r} is no size such as 300MB, 1.5GiB, 5% or 1000000")
+    number = float(found[1])
+    return Share(number / 100) if unit == "%" else Budget(int(number * UNITS[unit]))
 
 
 def schedule(_: click.Context, __: click.Parameter, text: str | None) -> tuple[tuple[int, float], ...] | None:

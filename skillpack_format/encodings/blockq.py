@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack_format import bits as packing_of
-from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_scales
-from skillpack_format.dtypes import DType, bits_to_float32, dtype_named
+from skillpack_format.arithmetic import SMALLEST_SCALE, Bench, Block, DeviceArray, Grid, require_scales
+from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
 from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCALE_DTYPES: Final = ("BF16", "F16", "F32")
+LARGEST_SCALE: Final = 2.0**127  # rounds to no infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,19 @@ def _zeros(params: Params, parts: Parts, grid: Grid, where: str) -> NDArray[np.i
 
 
 def rounded(delta: NDArray[np.float32], bits: int, group: int, packing: str) -> Encoded:
-    """Round-to-nearest codes of ``delta`` (rows, cols), symmetric, BF16 scales, one a group of columns."""
-    codes, scales = symmetric_codes(delta, bits, group, dtype_named("BF16"))
+    """Round-to-nearest codes of ``delta`` (rows, cols), symmetric, and unbiased BF16 scales, one a group of columns.
+
+    Unbiased: what a group makes keeps its inner product with the delta, for shrinkage does more harm than noise.
+    """
+    codes, _ = symmetric_codes(delta, bits, group, dtype_named("BF16"))
+    levels = 2 * codes.astype(np.float32) - np.float32((1 << bits) - 1)
+    starts = np.arange(0, delta.shape[1], min(group, delta.shape[1]))
+    energy = np.add.reduceat(np.square(delta, dtype=np.float64), starts, axis=1)  # (rows, groups)
+    agreement = np.add.reduceat(np.multiply(delta, levels, dtype=np.float64), starts, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = np.where(agreement > 0, energy / agreement, 0.0)
+    usable = np.where((exact >= SMALLEST_SCALE) & (exact < LARGEST_SCALE), exact, 0.0).astype(np.float32)
+    scales = float32_to_bits(usable, dtype_named("BF16")).reshape(-1)
     params = {"bits": bits, "group": group, "packing": packing, "scale": "BF16", "zero": (1 << bits) - 1}
     return Encoded("blockq", params, {"codes": packing_of.pack(codes, bits, packing), "scales": scales})
 

@@ -6,18 +6,19 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from threadpoolctl import threadpool_limits
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.classes import Rule, class_of, module_of
 from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
-from skillpack_format.digest import TensorIdentity, checkpoint_digest, sha256
+from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
 from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
@@ -25,25 +26,35 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
 from skillpack_format.manifest import Entry, Manifest, ResultRef, parse_metadata
 from skillpack_format.ops.carried import CarriedFile, layout_of, left_out, side_files
+from skillpack_format.ops.plans import PlanReport, goal_of, make_plan
+from skillpack_format.planning import Budget, Goal, Plan, Share
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
-from skillpack_format.recipes import LOSSLESS, Lossless, Recipe, Treatment
+from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
 from skillpack_format.records import from_record, record_key, to_record
+from skillpack_format.storage import align
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
+from skillpack_format.surveying import SEGMENT_BYTES
 from skillpack_format.writer import CODEC, PackWriter
+
+FRAME_BYTES: Final = 320  # of a pack beside MANIFEST's and STORAGE's items: preamble, STORAGE's map, alignment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How to convert.
 
-    ``exact``: name patterns of tensors that are coded exactly whatever the recipe says. ``layout``: where the result is
-    the folder ``tuned``, exactly, keep what gives its files back to the byte (spec/manifest.md, "Layout").
+    ``goal``: a budget or a bound for a recipe that plans, in place of its own price. ``exact``: name patterns of
+    tensors that are coded exactly whatever the recipe says. ``weights``: what a unit of squared error does in a tensor,
+    by name, where the caller has measured it. ``layout``: where the result is the folder ``tuned``, exactly, keep what
+    gives its files back to the byte (spec/manifest.md, "Layout"); a budget leaves it out.
     """
 
     recipe: Recipe = LOSSLESS
+    goal: Goal | None = None
     rules: Sequence[Rule] = ()
     exact: Sequence[str] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     side_files: bool = True
     layout: bool = True
@@ -118,25 +129,20 @@ def convert(
     require_metadata(options.metadata, options.limits)
     require_absent(pack, overwrite=options.overwrite)
     require_not_input(pack, (base, tuned))
-    with (
-        open_checkpoint(base, options.limits) as before,
-        open_checkpoint(tuned, options.limits) as after,
-        threadpool_limits(1),  # one thread a matrix: results must not depend on how BLAS splits its work
-    ):
-        old = listing_of(before, {}, options.threads, progress, "reading base")
-        new = listing_of(after, {}, options.threads, progress, "reading tuned")
-        if not old.keys() & new.keys():
-            message = f"no tensor name is common to base ({len(old)} tensors) and tuned ({len(new)}): not one model"
-            raise error("convert.unrelated", str(tuned), message)
+    goal_of(options.recipe, options.goal, 1 << 62)  # what makes no sense is refused before any work
+    with _opened(base, tuned, options, progress) as work:
+        before, after, old = work.before, work.after, work.old
         files, warnings = side_files(before, after.side_files(), options.limits) if options.side_files else ([], [])
         if options.side_files:
             warnings += left_out(before, after)
         with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite, limits=options.limits) as writer:
-            coded = _code_all(before, after, old, new, options, writer, progress)
+            work.codings = _plan(work, files, progress).codings if work.is_planned else {}
+            coded = _code_all(work, writer, progress)
             manifest = manifest_of(old, (each.entry for each in coded), files, options.metadata)
             parts: list[CarriedFile] = []
-            is_exact = manifest.result.digest == checkpoint_digest(new.items())
-            if options.layout and is_exact and before.is_folder and after.is_folder:
+            is_exact = manifest.result.digest == checkpoint_digest(work.new.items())
+            is_budget = isinstance(options.goal, Budget | Share)
+            if options.layout and is_exact and not is_budget and before.is_folder and after.is_folder:
                 layout, parts, remarks = layout_of(after, options.limits)
                 manifest = replace(manifest, layout=layout)
                 warnings += remarks
@@ -167,50 +173,138 @@ def require_metadata(metadata: dict[str, str], limits: Limits) -> None:
     parse_metadata(metadata, limits)
 
 
-def _code_all(
-    before: Checkpoint,
-    after: Checkpoint,
-    old: Listing,
-    new: Listing,
-    options: Options,
-    writer: PackWriter,
-    progress: Progress,
-) -> list[Coded]:
+class _Work:
+    """What is to be done: which tensors differ, which of them are aliases, and the treatment of each."""
+
+    def __init__(self, before: Checkpoint, after: Checkpoint, old: Listing, new: Listing, options: Options) -> None:
+        self.before, self.after, self.old, self.new, self.options = before, after, old, new, options
+        self.names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        self.aliases = _aliases(self.names, old, new, options)
+        self.codings: Mapping[str, Treatment] = {}  # what a plan gives, in place of the recipe's treatment
+
+    @property
+    def coded(self) -> list[str]:
+        """The names of tensors that get components."""
+        return [name for name in self.names if name in self.new and name not in self.aliases]
+
+    @property
+    def is_planned(self) -> bool:
+        return any(isinstance(_treatment(name, self.options), Planned) for name in self.coded)
+
+    def treatment(self, name: str) -> Treatment:
+        """What the plan gives, or the recipe where there is none."""
+        return self.codings.get(name) or _treatment(name, self.options)
+
+    def job(self, name: str) -> Job:
+        """A tensor with its bytes, read now."""
+        old, new = self.old.get(name), self.new[name]
+        tuned = self.after.read(name)
+        if sha256(tuned) != new.sha256:
+            raise error("integrity.source-changed", f"tensor {name!r}", "it was written to while it was being read")
+        return Job(
+            name=name,
+            tensor_class=class_of(name, self.options.rules),
+            old=old,
+            base=self.before.read(name) if old else None,
+            new=new,
+            tuned=tuned,
+            treatment=self.treatment(name),
+            codec=self.options.codec,
+            bench=self.options.bench,
+        )
+
+    def code(self, name: str) -> Coded:
+        """Read and code one tensor. ``result`` of an alias is filled in once its tensor is made."""
+        alias, new = self.aliases.get(name), self.new.get(name)
+        if new is not None and alias is None:
+            return code(self.job(name))
+        tensor_class, module = class_of(name, self.options.rules), module_of(name)
+        entry = Entry(
+            name=name, tensor_class=tensor_class, module=module, base=self.old.get(name), result=new, alias=alias
+        )
+        return Coded(entry, (), None)
+
+
+def preview(base: Path, tuned: Path, options: Options = Options(), progress: Progress = silent) -> PlanReport:
+    """What ``convert`` would do, and why; nothing is written. Raises what ``convert`` raises, output apart."""
+    require_metadata(options.metadata, options.limits)
+    with _opened(base, tuned, options, progress) as work:
+        files, _ = side_files(work.before, work.after.side_files(), options.limits) if options.side_files else ([], [])
+        return PlanReport(
+            plan=_plan(work, files, progress),
+            recipe=options.recipe.name,
+            classes={name: class_of(name, options.rules) for name in work.coded},
+            elements={name: numel(work.new[name].kind.shape) for name in work.coded},
+            tuned_bytes=sum(spec.nbytes for spec in work.after.specs.values()),
+        )
+
+
+@contextmanager
+def _opened(base: Path, tuned: Path, options: Options, progress: Progress) -> Iterator[_Work]:
+    """Both checkpoints, hashed and compared."""
+    with (
+        open_checkpoint(base, options.limits) as before,
+        open_checkpoint(tuned, options.limits) as after,
+        threadpool_limits(1),  # one thread a matrix: results must not depend on how BLAS splits its work
+    ):
+        old = listing_of(before, {}, options.threads, progress, "reading base")
+        new = listing_of(after, {}, options.threads, progress, "reading tuned")
+        if not old.keys() & new.keys():
+            message = f"no tensor name is common to base ({len(old)} tensors) and tuned ({len(new)}): not one model"
+            raise error("convert.unrelated", str(tuned), message)
+        yield _Work(before, after, old, new, options)
+
+
+def _plan(work: _Work, files: Sequence[CarriedFile], progress: Progress) -> Plan:
+    """A choice for every tensor that gets components."""
+    rest = [work.code(name) for name in work.names if name not in set(work.coded)]
+    frame = manifest_of(work.old, (each.entry for each in rest), files, work.options.metadata).to_bytes()
+    contents = [each.content(work.options.codec) for each in files]
+    table = sum(SEGMENT_BYTES + len(each.table) + align(each.nbytes) for each in contents)
+    return make_plan(
+        work.job,
+        work.coded,
+        goal_of(work.options.recipe, work.options.goal, sum(spec.nbytes for spec in work.after.specs.values())),
+        sizes={name: work.after.specs[name].nbytes for name in work.coded},
+        fixed=FRAME_BYTES + len(frame) + table,
+        threads=work.options.threads,
+        weights=work.options.weights,
+        progress=progress,
+    )
+
+
+def _code_all(work: _Work, writer: PackWriter, progress: Progress) -> list[Coded]:
     """Code every tensor that differs, in the order of names, and hand its contents to the writer."""
-    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    aliases = _aliases(names, old, new, options)
-    keys = {name: _key(name, old, new, options) for name in names if name in new and name not in aliases}
-    total = sum(after.specs[name].nbytes for name in names if name in after.specs)
-    done = 0
+    sizes = {name: work.after.specs[name].nbytes for name in work.names if name in work.after.specs}
+    keys = {name: _key(name, work) for name in work.coded}
+    done, total = 0, sum(sizes.values())
     coded: list[Coded] = []
 
-    def work(name: str) -> Coded:
+    def code_once(name: str) -> Coded:
         record = writer.journal.get(keys[name]) if name in keys else None
-        if record is not None:
-            return from_record(record, options.limits)
-        return _code(name, before, after, old.get(name), new.get(name), aliases.get(name), options)
+        return work.code(name) if record is None else from_record(record, work.options.limits)
 
-    for name, each in in_order(work, names, options.threads):
+    for name, each in in_order(code_once, work.names, work.options.threads):
         for content in each.contents:
             writer.add(content)
         if name in keys and keys[name] not in writer.journal:
             writer.journal.add(keys[name], to_record(each))
         coded.append(replace(each, contents=tuple(replace(content, chunks=()) for content in each.contents)))
-        done += after.specs[name].nbytes if name in after.specs else 0
+        done += sizes.get(name, 0)
         progress("coding", done, total)
     return _resolve_aliases(coded)
 
 
-def _key(name: str, old: Listing, new: Listing, options: Options) -> bytes:
+def _key(name: str, work: _Work) -> bytes:
     """Under which key of the journal the code of a tensor is kept."""
     return record_key(
         name=name,
-        tensor_class=class_of(name, options.rules),
-        old=old.get(name),
-        new=new[name],
-        treatment=_treatment(name, options),
-        codec=options.codec,
-        bench=options.bench,
+        tensor_class=class_of(name, work.options.rules),
+        old=work.old.get(name),
+        new=work.new[name],
+        treatment=work.treatment(name),
+        codec=work.options.codec,
+        bench=work.options.bench,
     )
 
 
@@ -243,39 +337,6 @@ def _treatment(name: str, options: Options) -> Treatment:
     if any(fnmatchcase(name, pattern) for pattern in options.exact):
         return Lossless()
     return options.recipe.treatment(class_of(name, options.rules))
-
-
-def _code(
-    name: str,
-    before: Checkpoint,
-    after: Checkpoint,
-    old: TensorIdentity | None,
-    new: TensorIdentity | None,
-    alias: str | None,
-    options: Options,
-) -> Coded:
-    """Read and code one tensor. ``result`` of an alias is filled in once its tensor is made."""
-    tensor_class = class_of(name, options.rules)
-    if new is None or alias is not None:
-        module = module_of(name)
-        return Coded(
-            Entry(name=name, tensor_class=tensor_class, module=module, base=old, result=new, alias=alias), (), None
-        )
-    tuned = after.read(name)
-    if sha256(tuned) != new.sha256:
-        raise error("integrity.source-changed", f"tensor {name!r}", "it was written to while it was being read")
-    job = Job(
-        name=name,
-        tensor_class=tensor_class,
-        old=old,
-        base=before.read(name) if old else None,
-        new=new,
-        tuned=tuned,
-        treatment=_treatment(name, options),
-        codec=options.codec,
-        bench=options.bench,
-    )
-    return code(job)
 
 
 def _resolve_aliases(coded: Sequence[Coded]) -> list[Coded]:

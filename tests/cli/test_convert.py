@@ -159,3 +159,60 @@ def test_options_that_make_no_sense_are_usage_errors(models, convert, options):
     assert outcome.code == 2
     assert outcome.stderr.partition("\n")[0].endswith("[usage.argument]")
     assert not Path("out.skp").exists()
+
+
+@pytest.mark.parametrize("size", ["4000", "4KB", "4kb", "60%", "3.5KiB"])
+def test_a_budget_in_any_form_is_kept(models, convert, size):
+    outcome = convert(models.base, models.tuned, "--budget", size, "--json")
+    tuned = outcome.json("convert")["bytes"]["tuned"]
+    most = {"60%": int(0.6 * tuned), "3.5KiB": 3584}.get(size, 4000)
+    assert outcome.json("convert")["bytes"]["pack"] <= most
+
+
+@pytest.mark.parametrize("size", ["", "4 apples", "-5", "%", "5%%", "1e6", "4TB", "\x1b[1m"])
+def test_a_budget_that_is_no_size_is_refused(models, convert, size):
+    outcome = convert(models.base, models.tuned, "--budget", size)
+    assert outcome.code == 2
+    assert "no size such as" in outcome.stderr
+    assert "\x1b" not in outcome.stderr
+
+
+def test_a_budget_that_no_pack_meets_ends_with_7_and_says_what_one_does(models, convert, tmp_path):
+    outcome = convert(models.base, models.tuned, "--budget", "100")
+    assert outcome.code == 7
+    assert "the smallest pack has" in outcome.stderr
+    assert "plan.unreachable" in outcome.stderr
+
+
+def test_a_bound_on_the_error_is_kept_by_what_is_made(models, convert):
+    plain = convert(models.base, models.tuned, "--max-error", "0.2", "--json").json("convert")
+    assert max(each["error"] or 0 for each in plain["tensors"]) > 0
+
+
+def test_every_tensor_keeps_the_energy_that_was_asked_for(models, convert):
+    plain = convert(models.base, models.tuned, "--energy", "0.7", "--json").json("convert")
+    assert all((each["error"] or 0) <= 0.3 + 1e-6 for each in plain["tensors"])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [("--lossless", "--budget", "5%"), ("--step", "2", "--budget", "5%"), ("--energy", "0.5", "--budget", "5%"),
+     ("--energy", "2"), ("--max-error", "-1"), ("--cosine", "0.4"), ("--budget", "0")],
+)  # fmt: skip
+def test_goals_that_make_no_sense_together_are_usage_errors(models, convert, extra):
+    assert convert(models.base, models.tuned, *extra).code == 2
+
+
+def test_a_dry_run_says_what_every_tensor_gets_and_why_and_writes_nothing(models, run, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    plain = run("convert", "--base", models.base, "--tuned", models.tuned, "--dry-run", "--json").json("plan")
+    assert all(each["reason"] and each["coding"] for each in plain["tensors"])
+    text = run("convert", "--base", models.base, "--tuned", models.tuned, "--dry-run", "--budget", "4KB").stdout
+    assert "nothing: a dry run" in text
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_tells_the_most_bytes_that_the_pack_then_has(models, run, convert):
+    plan = run("convert", "--base", models.base, "--tuned", models.tuned, "--dry-run", "--json", "--budget", "4KB")
+    made = convert(models.base, models.tuned, "--budget", "4KB", "--json").json("convert")
+    assert made["bytes"]["pack"] <= plan.json("plan")["bytes"]["pack"] <= 4000

@@ -34,15 +34,15 @@ encodings._base codecs._base
 encodings.* codecs.* stores.header stores.zip_records stores.tensor_pickles
 stores.heads stores.safetensors_files stores.shards stores.torch_archives
 catalog
-contents classes recipes listing
+contents classes recipes sensitivity planning listing
 making
 encoders
 importers._base importers._adapter_config importers.matching
 importers.*
-coding translating
+coding surveying translating
 records reader writer
 ops.inspection ops.chain ops.folders ops.application ops.slices
-ops.validation ops.carried ops.conversion ops.importing
+ops.validation ops.carried ops.plans ops.conversion ops.importing
 torch_bridge
 loaded.undo loaded.slots loaded.factored loaded.stepping loaded.making loaded.unmaking
 loaded.changes

@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
     "ApplicationReport", "Applied", "AppliedSlice", "ApplyOptions", "AttachOptions", "Attachment", "ConversionReport",
-    "ConvertOptions", "ImportOptions", "ImportReport", "InspectionReport", "Limits", "Pack", "SignatureReport",
+    "ConvertOptions", "ImportOptions", "ImportReport", "InspectionReport", "Limits", "Pack", "PlanReport", "SignatureReport",
     "SkillPackError", "TensorInfo", "Unmerged", "UnmergedOptions", "ValidationReport", "apply", "attach", "convert",
-    "detach", "import_delta", "inspect", "open_applied", "open_pack", "prove", "safe_open", "sign", "switch",
+    "detach", "import_delta", "inspect", "open_applied", "open_pack", "preview", "prove", "safe_open", "sign", "switch",
     "unmerged", "validate", "verify",
 }  # fmt: skip
 

@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 from builders import Case, bf16, f32, kind, made_directly, nbytes, random_bytes, refused
 
+from skillpack_format import encoders
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import DTYPES, bits_to_float64
-from skillpack_format.encoders import Pair, banded, is_lossy_possible, lossless, pruned, sliced
+from skillpack_format.encoders import Pair, banded, blocked, is_lossy_possible, lossless, pruned
 from skillpack_format.encodings._base import Encoded
 from skillpack_format.making import start_of
-from skillpack_format.recipes import Bands, Prune, Slices
+from skillpack_format.recipes import Bands, Blocks, Prune, Slices
 
 SLICES = Slices(0.5, 0.5)
 BANDS = Bands(((8, 0.25), (4, 0.75)), 16, rank=1.0)
+
+
+def sliced(pair: Pair, treatment: Slices) -> list[Encoded]:
+    return list(encoders.sliced(pair, encoders.decomposed(pair), treatment).encoded)
+
+
+LOSSY = [(sliced, SLICES), (pruned, Prune(0.5)), (banded, BANDS), (blocked, Blocks(2, 5))]
 
 
 def pair_of(result: TensorKind, wanted: bytes, base: TensorKind | None = None, raw: bytes | None = None) -> Pair:
@@ -109,7 +117,7 @@ def test_lossy_codes_are_for_matrices_of_floats_that_change(pair: Pair, expected
 def test_refuses_a_lossy_code_for_what_is_not_finite(value: float, side: str) -> None:
     odd, even = f32(1.0, value, 0.0, 0.0), f32(1.0, 2.0, 0.0, 0.0)
     pair = same(kind("F32", 2, 2), *((odd, even) if side == "base" else (even, odd)))
-    for call, treatment in ((sliced, SLICES), (pruned, Prune(0.5)), (banded, BANDS)):
+    for call, treatment in LOSSY:
         assert refused("convert.nonfinite", call, pair, treatment).where == "tensor 't'"
 
 
@@ -190,7 +198,7 @@ def test_bands_of_a_stack_are_as_wide_as_its_widest_matrix() -> None:
     assert share_lost(pair, found, raw) < 0.05
 
 
-@pytest.mark.parametrize(("call", "treatment"), [(sliced, SLICES), (pruned, Prune(0.5)), (banded, BANDS)])
+@pytest.mark.parametrize(("call", "treatment"), LOSSY)
 def test_rows_the_base_does_not_have_are_exact(call: object, treatment: object) -> None:
     before, after = kind("F32", 8, 6), kind("F32", 10, 6)
     raw, wanted = tuned((8, 6))
@@ -200,7 +208,7 @@ def test_rows_the_base_does_not_have_are_exact(call: object, treatment: object) 
     assert found.tobytes()[len(raw) :] == new
 
 
-@pytest.mark.parametrize(("call", "treatment"), [(sliced, SLICES), (pruned, Prune(0.5)), (banded, BANDS)])
+@pytest.mark.parametrize(("call", "treatment"), LOSSY)
 def test_rows_that_are_cut_take_nothing_with_them(call: object, treatment: object) -> None:
     before, after = kind("F32", 8, 6), kind("F32", 5, 6)
     raw, wanted = tuned((8, 6))
@@ -208,14 +216,14 @@ def test_rows_that_are_cut_take_nothing_with_them(call: object, treatment: objec
     assert made(pair, call(pair, treatment), before, raw).size == 30  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(("call", "treatment"), [(sliced, SLICES), (pruned, Prune(0.5)), (banded, BANDS)])
+@pytest.mark.parametrize(("call", "treatment"), LOSSY)
 def test_a_change_too_large_for_float32_is_refused_in_words(call: object, treatment: object) -> None:
     # both ends are finite, their difference is not: 6e38
     raw, wanted = f32(-3e38, 1.0, 1.0, 1.0), f32(3e38, 1.0, 1.0, 2.0)
     refused("convert.nonfinite", call, same(kind("F32", 2, 2), raw, wanted), treatment)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("call", "treatment"), [(sliced, SLICES), (pruned, Prune(0.3)), (banded, BANDS)])
+@pytest.mark.parametrize(("call", "treatment"), LOSSY)
 def test_encoding_is_a_function_of_its_arguments(call: object, treatment: object) -> None:
     raw, wanted = tuned((16, 12))
     one, other = (call(same(kind("F32", 16, 12), raw, wanted), treatment) for _ in range(2))  # type: ignore[operator]

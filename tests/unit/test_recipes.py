@@ -8,7 +8,7 @@ import pytest
 from builders import refused
 
 from skillpack_format.manifest import CLASSES
-from skillpack_format.recipes import RECIPES, Bands, Lossless, Prune, Recipe, Slices, graftllm, sliced
+from skillpack_format.recipes import RECIPES, Bands, Lossless, Planned, Prune, Recipe, Slices, graftllm, sliced
 
 
 def test_there_are_four_recipes_called_by_their_names() -> None:
@@ -31,16 +31,13 @@ def test_the_lossless_recipe_keeps_everything() -> None:
 
 
 @pytest.mark.parametrize("name", ["standard", "small"])
-def test_matrices_are_sliced(name: str) -> None:
-    found = {type(RECIPES[name].treatment(each)) for each in ("attention", "embedding", "expert", "head", "mlp")}
-    assert found == {Slices}
+def test_matrices_are_planned(name: str) -> None:
+    found = {RECIPES[name].treatment(each) for each in ("attention", "embedding", "expert", "head", "mlp")}
+    assert found == {Planned()}
 
 
-def test_small_is_coarser_than_standard() -> None:
-    small, standard = RECIPES["small"].treatment("mlp"), RECIPES["standard"].treatment("mlp")
-    assert isinstance(small, Slices)
-    assert isinstance(standard, Slices)
-    assert small.step > standard.step
+def test_a_byte_is_dearer_in_small_than_in_standard() -> None:
+    assert 0 < (RECIPES["standard"].price or 0) < (RECIPES["small"].price or 0)
 
 
 def test_graftllm_prunes_embeddings_and_bands_the_rest() -> None:

@@ -90,7 +90,20 @@ def test_one_bit_codes_are_signs() -> None:
     case = same_kind(
         "t", kind("F32", 2, 3), F32_BASE, rounded(np.array([[0.5, -0.5, 0.25], [0, 0, 0]], np.float32), 1, 3, "stream")
     )
-    assert made_directly(case) == f32(1.5, -2.5, 1.0, 4.0, -0.25, 8.0)
+    scale = np.float32(0.44921875)  # (0.5^2 + 0.5^2 + 0.25^2) / (0.5 + 0.5 + 0.25) = 0.45, in BF16
+    start = np.frombuffer(F32_BASE, "<f4")
+    assert made_directly(case) == f32(*(start[:3] + np.float32([scale, -scale, scale])), *start[3:])
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_a_group_keeps_its_inner_product_with_what_it_codes(bits: int) -> None:
+    delta = np.random.default_rng(bits).standard_normal((4, 200)).astype(np.float32)
+    case = same_kind("t", kind("F32", 4, 200), bytes(3200), rounded(delta, bits, 64, "lanes"))
+    made = np.frombuffer(made_directly(case), "<f4").reshape(4, 200)
+    for first in range(0, 200, 64):
+        group = slice(first, first + 64)
+        agreement, energy = (made[:, group] * delta[:, group]).sum(axis=1), (delta[:, group] ** 2).sum(axis=1)
+        np.testing.assert_allclose(agreement, energy, rtol=2**-8)  # scales are BF16
 
 
 def test_a_scale_of_zero_adds_nothing() -> None:

@@ -1,0 +1,129 @@
+"""The plan: one price for the whole checkpoint; budgets and bounds are met, or said to be out of reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from builders import refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skillpack_format.planning import (
+    Budget,
+    Energy,
+    MaxError,
+    Option,
+    Quality,
+    Share,
+    Survey,
+    next_step,
+    plan,
+)
+from skillpack_format.recipes import Lossless, Slices, Unchanged
+
+FIXED = 1000
+
+
+def total(chosen: Mapping[str, Option]) -> int:
+    return FIXED + sum(each.nbytes for each in chosen.values())
+
+
+def exact(nbytes: int) -> Option:
+    return Option(Lossless(), "exact", 0, (nbytes,), 0.0, 0.0)
+
+
+def coarse(step: float, nbytes: int, noise: float) -> Option:
+    return Option(Slices(step, 0.5), f"step {step}", 0, (nbytes,), noise, 0.3 * noise**2)
+
+
+def left() -> Option:
+    return Option(Unchanged(), "as in the base", 0, (), 1.0, 1.0)
+
+
+def matrix(name: str, energy: float = 1.0, weight: float = 1.0, scale: int = 1) -> Survey:
+    rungs = [coarse(4.0, 640 * scale, 0.6), coarse(2.0, 1920 * scale, 0.3), coarse(1.0, 6400 * scale, 0.05)]
+    return Survey(name, 100, energy, weight, (exact(64000 * scale), left(), *rungs))
+
+
+MODEL = [matrix("a"), matrix("b", energy=4.0), Survey("norm", 10, 0.0, 0.0, (exact(128),))]
+
+
+def labels(goal: Any) -> dict[str, str]:
+    return {each.name: each.option.label for each in plan(MODEL, goal, 200_000, total).choices}
+
+
+def test_a_free_byte_buys_the_exact_code_and_a_dear_one_buys_nothing() -> None:
+    assert set(labels(Quality(0.0)).values()) == {"exact"}
+    assert labels(Quality(1e9)) == {"a": "as in the base", "b": "as in the base", "norm": "exact"}
+
+
+def test_the_tensor_that_changed_more_gets_the_finer_code() -> None:
+    found = labels(Budget(4000))
+    assert (found["a"], found["b"]) == ("step 4.0", "step 2.0")
+
+
+def test_the_tensor_that_matters_more_gets_the_finer_code() -> None:
+    model = [matrix("a", weight=50.0), matrix("b")]
+    found = {each.name: each.option.label for each in plan(model, Budget(4000), 200_000, total).choices}
+    assert (found["a"], found["b"]) == ("step 2.0", "step 4.0")
+
+
+@given(st.integers(FIXED + 128, 200_000))
+def test_a_budget_is_never_exceeded_and_nothing_that_fits_is_left(nbytes: int) -> None:
+    found = plan(MODEL, Budget(nbytes), 200_000, total)
+    assert found.nbytes == total({each.name: each.option for each in found.choices}) <= nbytes
+    step = next_step(found, MODEL, Budget(nbytes), 200_000)
+    assert step is None or step[2].nbytes - step[1].nbytes > nbytes - found.nbytes
+
+
+def test_a_budget_below_the_smallest_pack_says_what_can_be_had() -> None:
+    found = refused("plan.unreachable", plan, MODEL, Budget(FIXED + 127), 200_000, total)
+    assert str(FIXED + 128) in str(found)
+    assert found.exit_status == 7
+
+
+def test_a_budget_with_a_bound_that_it_does_not_allow_says_what_can_be_had() -> None:
+    found = refused("plan.unreachable", plan, MODEL, Budget(4000, max_error=0.01), 200_000, total)
+    assert "0.36" in str(found)  # (0.6 * 1 + 0.3 * 4) / 5
+    assert plan(MODEL, Budget(4000, max_error=0.37), 200_000, total).nbytes <= 4000
+
+
+@given(st.floats(0, 1))
+def test_a_bound_on_the_error_of_all_is_kept(bound: float) -> None:
+    assert plan(MODEL, MaxError(bound), 200_000, total).error <= bound
+
+
+def test_a_looser_bound_costs_no_more() -> None:
+    sizes = [plan(MODEL, MaxError(bound), 200_000, total).nbytes for bound in (0.0, 0.05, 0.1, 0.3, 0.6, 1.0)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 3
+
+
+@pytest.mark.parametrize(
+    ("share", "label"), [(1.0, "exact"), (0.95, "step 1.0"), (0.5, "step 2.0"), (0.0, "as in the base")]
+)
+def test_every_tensor_by_itself_keeps_its_energy(share: float, label: str) -> None:
+    assert labels(Energy(share)) == {"a": label, "b": label, "norm": "exact"}
+
+
+def test_a_share_is_a_budget_of_the_bytes_of_tuned() -> None:
+    assert Share(0.05, 0.2).of(1000) == Budget(50, 0.2)
+
+
+def test_every_choice_says_why() -> None:
+    reasons = {each.name: each.reason for each in plan(MODEL, Quality(1e9), 200_000, total).choices}
+    assert reasons["norm"].startswith("coded exactly")
+    assert reasons["a"].startswith("left as in the base")
+
+
+def test_the_order_of_the_surveys_changes_nothing() -> None:
+    for goal in (Quality(0.1), Budget(9000), MaxError(0.2)):
+        one = {each.name: each.option for each in plan(MODEL, goal, 200_000, total).choices}
+        other = {each.name: each.option for each in plan(MODEL[::-1], goal, 200_000, total).choices}
+        assert one == other
+
+
+def test_a_checkpoint_without_planned_tensors_has_a_plan() -> None:
+    assert plan([], Quality(1.0), 0, total).nbytes == FIXED
