@@ -5,10 +5,9 @@ the least damage for a number of bytes, are both reached by giving every tensor 
 ``damage + price * bytes`` under one price (Everett's generalised Lagrange multipliers); what is asked for decides the
 price. What that leaves of a budget is spent on single tensors.
 
-Damage is in shares of what the fine-tune does, so that 1 is losing it all. Two things do damage (decision 0016):
+Damage is in shares of what the fine-tune does, so that 1 is losing it all. Two things do damage (decision 0021):
 noise of rounding, whose effects add up like squares; and components that are left out, whose effects point the same way
-and add up like numbers. A component's share of what a matrix does goes with the fourth power of its singular value: the
-inputs lie where the delta, a sum of outer products of gradients with inputs, is strong.
+and add up like numbers.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from skillpack_format.planning import Option, Survey
 from skillpack_format.recipes import Blocks, Coding, Lossless, Planned, Prune, Slices, Unchanged
 
 # Step, and the resemblance below which a component is dropped: a coarse code belongs to a low price of harm, where
-# leaving out costs more than noise, and the other way round (decision 0016)
+# leaving out costs more than noise, and the other way round (decision 0021)
 LADDER: Final = tuple(
     Slices(step, cosine)
     for step, cosine in (
@@ -163,7 +163,7 @@ def _figures(
 
 
 def _loss(dropped: float) -> float:
-    """The share of what a matrix does that goes with a share of its energy, the weakest part of it (decision 0016)."""
+    """The share of what a matrix does that goes with a share of its energy, the weakest part of it (decision 0021)."""
     return 0.3 * dropped**2 if dropped < 1 else 1.0
 
 

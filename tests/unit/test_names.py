@@ -6,7 +6,14 @@ import pytest
 from builders import refused
 
 from skillpack_format.limits import DEFAULT_LIMITS
-from skillpack_format.names import SIDE_FILES, check_side_file_name, check_tensor_name
+from skillpack_format.names import (
+    INDEX_SUFFIX,
+    SHARD_SUFFIX,
+    SIDE_FILES,
+    check_layout_name,
+    check_side_file_name,
+    check_tensor_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +63,37 @@ def test_refuses_any_other_side_file(name: str) -> None:
 def test_no_side_file_name_leads_anywhere() -> None:
     assert list(SIDE_FILES) == sorted(set(SIDE_FILES))
     assert not [name for name in SIDE_FILES if "/" in name or "\\" in name or name.startswith((".", "-", "~"))]
+
+
+@pytest.mark.parametrize("stem", ["a", "_", "model", "model-00001-of-00002", "a..b", "A.safetensors", "x" * 116])
+def test_a_plain_name_is_that_of_a_shard(stem: str) -> None:
+    check_layout_name(f"{stem}.safetensors", SHARD_SUFFIX, "here")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".safetensors",
+        "a.safetensor",
+        "a.SAFETENSORS",
+        "a.safetensors.index.json",
+        "../a.safetensors",
+        "a/b.safetensors",
+        "a\\b.safetensors",
+        ".a.safetensors",
+        "-a.safetensors",
+        "a b.safetensors",
+        "a\n.safetensors",
+        "a.safetensors\n",
+        "\u00e4.safetensors",
+        "x" * 117 + ".safetensors",
+    ],
+)
+def test_refuses_any_other_name_of_a_shard(name: str) -> None:
+    assert refused("manifest.file-name", check_layout_name, name, SHARD_SUFFIX, "here").where == "here"
+
+
+def test_an_index_has_a_suffix_of_its_own() -> None:
+    check_layout_name("m.safetensors.index.json", INDEX_SUFFIX, "here")
+    refused("manifest.file-name", check_layout_name, "m.safetensors", INDEX_SUFFIX, "here")
