@@ -57,6 +57,8 @@ LADDER: Final = tuple(
         (0.25, 0.90),
     )
 )
+# A step is a multiple of the typical change of a row that changed: few rows of a table may carry most of what it does
+TABLE_LADDER: Final = (*LADDER, Slices(0.18, 0.92), Slices(0.12, 0.94), Slices(0.08, 0.96), Slices(0.05, 0.97))
 OTHERS: Final = (Blocks(1, 128), Blocks(3, 128), Prune(0.01))
 BETWEEN: Final = 7  # rungs put between two, where a budget asks for them
 SEGMENT_BYTES: Final = 22  # of a segment's map in STORAGE beside its chunk table
@@ -124,7 +126,8 @@ def _lossy(
     job: Job, pair: Pair, delta: NDArray[np.float32], energy: float, most: float, measured: bool
 ) -> Iterator[Option]:
     """Lossy options of at most ``most`` bytes: low rank from coarse to fine, and codes of single elements."""
-    yield from _rungs(job, pair, LADDER, most, measured)
+    ladder = TABLE_LADDER if job.tensor_class in ("embedding", "head") else LADDER
+    yield from _rungs(job, pair, ladder, most, measured)
     for other in OTHERS:
         for candidate in lossy_candidates(pair, other):
             noise, lost = _figures(job, pair, candidate, delta, energy)
