@@ -102,11 +102,6 @@ def sliced(matrix: Decomposed, *, step: float, cosine: float, dead_zone: float =
     return Sliced(tuple(found), energy, kept, noise + energy - kept)
 
 
-def slices(delta: NDArray[Any], *, step: float, cosine: float, dead_zone: float = DEAD_ZONE) -> tuple[Slice, ...]:
-    """The slices that stand for ``delta``: see ``sliced``."""
-    return sliced(decomposed(delta), step=step, cosine=cosine, dead_zone=dead_zone).slices
-
-
 def typical_entry(delta: NDArray[Any]) -> float:
     """The root mean square of an entry, every row weighted by its energy. ``delta``: (m, n).
 

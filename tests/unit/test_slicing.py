@@ -12,9 +12,13 @@ from skillpack_format import linalg
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, SMALLEST_SCALE
 from skillpack_format.bits import bits_needed
 from skillpack_format.errors import UsageError
-from skillpack_format.slicing import Slice, slices, typical_entry
+from skillpack_format.slicing import DEAD_ZONE, Slice, decomposed, sliced, typical_entry
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (48, 48), (200, 24), (24, 200)]
+
+
+def slices(delta: NDArray[Any], *, step: float, cosine: float, dead_zone: float = DEAD_ZONE) -> tuple[Slice, ...]:
+    return sliced(decomposed(delta), step=step, cosine=cosine, dead_zone=dead_zone).slices
 
 
 def decaying(shape: tuple[int, int], seed: int = 1) -> NDArray[np.float32]:
@@ -151,3 +155,14 @@ def test_a_component_too_large_to_code_leaves_the_others_their_step() -> None:
 def test_refuses_settings_that_make_no_sense(settings: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         slices(decaying((4, 4)), **settings)
+
+
+def test_what_is_said_of_the_energy_and_the_error_is_so() -> None:
+    delta = decaying((60, 40))
+    matrix = decomposed(delta)
+    for step, cosine in ((4.0, 0.3), (1.0, 0.6), (0.2, 0.9)):
+        found = sliced(matrix, step=step, cosine=cosine)
+        error = float(np.sum((restored(found.slices, delta.shape) - delta) ** 2))
+        assert found.energy == pytest.approx(float(np.sum(delta.astype(np.float64) ** 2)), rel=1e-5)
+        assert 0 < found.kept <= found.energy * (1 + 1e-9)
+        assert found.noise == pytest.approx(error, rel=0.25)  # taken component by component: cross terms left out
