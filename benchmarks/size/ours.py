@@ -15,12 +15,11 @@ from safetensors.torch import load_file
 import skillpack_format as skp
 from benchmarks.size.change import Candidate, Change
 from benchmarks.size.entropy import Entropy, entropy_of
-from skillpack_format import recipes
+from skillpack_format import planning, recipes
 
-STEPS: Final = ((0.2, 0.98), (0.4, 0.95), (0.8, 0.9), (1.5, 0.7), (2.5, 0.5), (4.5, 0.4), (7.0, 0.3))
+PRICES: Final = (0.3, 0.1, 0.03, 0.005, 0.001, 0.0003, 0.0001)  # recipe small is 0.1, standard 0.005
 LOSSY: Final = tuple(
-    (f"step {step:g}, cosine {cosine:g}", skp.ConvertOptions(recipe=recipes.sliced(f"step {step:g}", step, cosine)))
-    for step, cosine in STEPS
+    (f"price {price:g}", skp.ConvertOptions(recipe=recipes.STANDARD, goal=planning.Quality(price))) for price in PRICES
 )
 LOSSLESS: Final = ("lossless", skp.ConvertOptions())
 
