@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from skillpack_format import Limits, SkillPackError, listing, open_pack, validate, wire
+from skillpack_format import Limits, SkillPackError, open_pack, validate, wire
+from skillpack_format.arithmetic import NUMPY_BENCH
 from skillpack_format.container import read_header
 from skillpack_format.digest import sha256
-from skillpack_format.ops import application
+from skillpack_format.ops.chain import Chain
 from skillpack_format.ops.inspection import inspect, render
 from skillpack_format.progress import silent
 from skillpack_format.sources import SourceFile
@@ -21,15 +20,6 @@ from .asked import LIMITS, Answer, Question
 
 NAME = "library"
 LIMITS_HERE = Limits(**LIMITS)
-OPTIONS = application.Options(limits=LIMITS_HERE)
-
-
-def _in_line(work: Callable[[Any], Any], jobs: Iterable[Any], threads: int) -> Iterator[tuple[Any, Any]]:
-    """What ``progress.in_order`` gives, without a pool: starting one costs more than a tiny pack."""
-    return ((job, work(job)) for job in jobs)
-
-
-application.in_order = listing.in_order = _in_line  # type: ignore[attr-defined]
 
 
 class Reader:
@@ -56,13 +46,15 @@ class Reader:
     def _apply(self, question: Question) -> str:
         with open_pack(self._pack, LIMITS_HERE) as pack:
             checkpoint = self._base(question.base)
-            chain = application._Chain(checkpoint, [pack], OPTIONS)
+            chain = Chain(checkpoint, [pack], 1.0, NUMPY_BENCH)
             lines = []
-            for name, data in chain.make_all(list(chain.specs), silent, 0):
-                spec = chain.specs[name]
+            for name, spec in chain.specs.items():
+                digest = hashlib.sha256()
+                for block in chain.blocks(name):
+                    digest.update(block)
                 shape = ",".join(map(str, spec.shape))
-                lines.append(f"{name} {spec.dtype.name} {shape} {sha256(data).hex()}")
-            chain.require_proved(silent)
+                lines.append(f"{name} {spec.dtype.name} {shape} {digest.hexdigest()}")
+            chain.require_proved(silent, 1)
             for each in pack.manifest.files:
                 lines.append(f"file {each.name} {sha256(pack.read_side_file(each.name)).hex()}")
             return "\n".join(lines)

@@ -190,7 +190,8 @@ def _sizes(chain: Chain, layout: FolderLayout, options: Options) -> Iterator[int
     """The size in bytes of every file of the result."""
     yield from (head.file_nbytes for head in layout.heads)
     if chain.checkpoint.is_folder:
-        yield len(layout.index)
+        if layout.index:
+            yield len(layout.index)
         yield from side_file_sizes(chain.checkpoint, _bringing(chain, options))
 
 
