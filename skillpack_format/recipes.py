@@ -123,7 +123,7 @@ def planned(name: str, price: float | None = None) -> Recipe:
     return Recipe(name, {each: Planned() for each in MATRIX_CLASSES}, price)
 
 
-STANDARD: Final = planned("standard", 0.005)
+STANDARD: Final = planned("standard", 0.01)
 SMALL: Final = planned("small", 0.1)
 RECIPES: Final[Mapping[str, Recipe]] = {
     "standard": STANDARD,
