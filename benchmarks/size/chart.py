@@ -14,8 +14,9 @@ WIDTH, PANEL, COLUMNS = 1320, 400, 2
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 40  # margins inside a panel
 FONT: Final = 'font-size="12" font-family="sans-serif"'
 INK: Final = "#d62f1f"  # SkillPack
-COLOURS: Final = (
+COLOURS: Final = (  # one a peer: a colour that comes back would join two methods
     "#1f6fb4", "#2a9d57", "#8a5fbf", "#b8860b", "#3aa6a6", "#c26aa5", "#6b7280", "#7a9a01", "#a0522d", "#4455cc",
+    "#e08214", "#5aaae0", "#111111", "#b9d060", "#d9a5ff", "#7a3040",
 )  # fmt: skip
 
 
