@@ -16,11 +16,13 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +40,12 @@ RANK: Final = 32
 ROWS_CHANGED: Final = 200  # of the embedding and of the head
 SHARD_BYTES: Final = 500_000_000
 MEMORY_LIMIT: Final = 6 * 2**30
+MOST_FUNCTIONS: Final = 10  # of a profile
+WAITING: Final = (
+    "/threading.py",
+    "/futures/thread.py",
+    "/futures/_base.py",
+)  # where a thread that waits for another is found
 FOLDER: Final = OUT / "large"
 
 
@@ -174,10 +182,52 @@ class Phases:
         self._last = now
 
 
+class Sampler(threading.Thread):
+    """Looks now and then at what every other thread is in: the innermost function of the library on its stack.
+
+    A profiler that hooks every call would slow down what it measures, and sees one thread.
+    """
+
+    INTERVAL: Final = 0.05  # seconds
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._counts: Counter[str] = Counter()
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(self.INTERVAL):
+            for identity, frame in sys._current_frames().items():
+                if identity != self.ident and (where := _innermost(frame)):
+                    self._counts[where] += 1
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+    def shares(self) -> dict[str, float]:
+        """Shares of the time of all threads that worked, largest first."""
+        total = self._counts.total() or 1
+        return {where: count / total for where, count in self._counts.most_common(MOST_FUNCTIONS)}
+
+
+def _innermost(frame: FrameType | None) -> str | None:
+    """``module.function`` of the library's innermost frame; None for a thread that waits for others or is not of it."""
+    if frame is not None and frame.f_code.co_filename.endswith(WAITING):
+        return None
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("skillpack_format."):
+            return f"{module.removeprefix('skillpack_format.')}.{frame.f_code.co_name}"
+        frame = frame.f_back
+    return None
+
+
 def run_step(step: str, folder: Path, threads: int, quality: str) -> dict[str, Any]:
     """``convert`` or ``apply`` in this process: seconds, phases, bytes, and its peak memory."""
     base, tuned, pack = folder / "base", folder / "tuned", folder / f"{quality}.skp"
-    phases = Phases()
+    phases, sampler = Phases(), Sampler()
+    sampler.start()
     start = time.perf_counter()
     if step == "convert":
         options = skp.ConvertOptions(recipe=recipes.RECIPES[quality], threads=threads, overwrite=True)
@@ -185,10 +235,12 @@ def run_step(step: str, folder: Path, threads: int, quality: str) -> dict[str, A
     else:
         skp.apply(base, [pack], folder / "applied", skp.ApplyOptions(threads=threads, overwrite=True), phases)
     seconds = time.perf_counter() - start
+    sampler.stop()
     phases.seconds["the rest, mostly writing the header and making it durable"] = seconds - sum(phases.seconds.values())
     return {
         "seconds": seconds,
         "phases": dict(phases.seconds),
+        "functions": sampler.shares(),
         "pack_bytes": pack.stat().st_size,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -250,6 +302,8 @@ def _body(parameters: int, options: argparse.Namespace, steps: dict[str, dict[st
         spent = sorted(found["phases"].items(), key=lambda item: -item[1])
         where = [[what, f"{seconds:.1f}", f"{100 * seconds / found['seconds']:.0f} %"] for what, seconds in spent]
         parts += [f"Where the time of {step} went:", report.markdown(["phase", "seconds", "share"], where)]
+        inside = [[name, f"{100 * share:.0f} %"] for name, share in found["functions"].items()]
+        parts += ["And in which functions its threads were found:", report.markdown(["function", "share"], inside)]
     fits = steps["convert"]["peak_bytes"] < MEMORY_LIMIT
     parts.append(f"Aim: converting below {MEMORY_LIMIT / 2**30:.0f} GiB. {'Met.' if fits else 'Missed.'}")
     return "\n\n".join(parts), fits
