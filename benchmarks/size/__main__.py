@@ -79,6 +79,8 @@ def _body(found: Sequence[Measured], missed: Sequence[str]) -> str:
     parts += ["## In short", tables.headline(found), "![Bytes against function error](size.svg)"]
     parts += ["## What was aimed at and missed", "\n".join(f"- {line}" for line in missed) or "Nothing."]
     parts += ["## The pairs", _pairs(found)]
+    lacking = [name for name in NAMES if name not in {each.pair for each in found}]
+    parts += [f"Not in this report, because not measured: {', '.join(lacking)}."] * bool(lacking)
     parts += ["## SkillPack against the best peer", tables.ratios(found)]
     parts += ["## Without loss", LOSSLESS, tables.lossless(found)]
     parts.append(f"## Bytes at a function error of {', '.join(f'{target:g}' for target in TARGETS)}")
