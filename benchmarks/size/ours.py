@@ -17,7 +17,7 @@ from benchmarks.size.change import Candidate, Change
 from benchmarks.size.entropy import Entropy, entropy_of
 from skillpack_format import planning, recipes
 
-PRICES: Final = (3.0, 0.7, 0.1, 0.01, 0.002, 0.0004)  # recipe small is 0.1, standard 0.01
+PRICES: Final = (3.0, 0.7, 0.1, 0.01, 0.002, 0.0004, 0.0001)  # recipe small is 0.1, standard 0.01
 LOSSY: Final = tuple(
     (f"price {price:g}", skp.ConvertOptions(recipe=recipes.STANDARD, goal=planning.Quality(price))) for price in PRICES
 )
