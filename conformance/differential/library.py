@@ -54,7 +54,7 @@ class Reader:
                     digest.update(block)
                 shape = ",".join(map(str, spec.shape))
                 lines.append(f"{name} {spec.dtype.name} {shape} {digest.hexdigest()}")
-            chain.require_proved(silent, 1)
+            chain.require_proved(silent, threads=1)
             for each in pack.manifest.files:
                 lines.append(f"file {each.name} {sha256(pack.read_side_file(each.name)).hex()}")
             return "\n".join(lines)

@@ -144,7 +144,12 @@ def test_the_exit_code_survives_a_broken_standard_error(spawn):
 def test_an_interrupt_ends_with_130_in_one_line_and_leaves_nothing(tmp_path, command):
     big = write_sparse_checkpoint(tmp_path / "big.safetensors")
     arguments = command("convert", "--base", big, "--tuned", big, "-o", tmp_path / "out.skp", "--threads", 1)
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(  # background jobs of a shell start without SIGINT; no thread is running here
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     with process:
         wait_until_open(process, big)
         process.send_signal(signal.SIGINT)

@@ -15,8 +15,7 @@ from skillpack_format.problems import CODES
 EXITS = {
     "FormatError": 4, "FramingError": 4, "ManifestError": 4, "IntegrityError": 4, "PayloadError": 4, "LimitError": 4,
     "UnsupportedError": 6, "BaseMismatchError": 3, "CheckpointError": 4, "InputError": 5, "ConvertError": 1,
-    "OutputError": 5,
-    "PlanError": 7, "ResourceError": 5, "SignatureError": 4, "UsageError": 2, "SkillPackError": 1,
+    "OutputError": 5, "PlanError": 7, "ResourceError": 5, "SignatureError": 4, "UsageError": 2, "SkillPackError": 1,
 }  # fmt: skip
 
 
