@@ -2,8 +2,9 @@
 
 Equal noise does unequal harm: in attention, values and the output projection pass it on, queries and keys hardly do,
 for a softmax stands behind them; an error in a row of an embedding is met only by the tokens that use the row. The
-figures are the noise that a fine-tuned MiniLM's function shows per unit of squared weight error, MLP = 1. They steer
-where bytes go and nothing else; data that a caller has (``calibration``) takes their place.
+figures are about the square roots of the noise that one fine-tuned MiniLM's function showed per unit of squared weight
+error, MLP = 1: the roots were the safer choice. They steer where bytes go and nothing else; weights that a caller has
+measured take their place.
 """
 
 from __future__ import annotations

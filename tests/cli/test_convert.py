@@ -184,9 +184,11 @@ def test_a_budget_that_no_pack_meets_ends_with_7_and_says_what_one_does(models, 
     assert "plan.unreachable" in outcome.stderr
 
 
-def test_a_bound_on_the_error_is_kept_by_what_is_made(models, convert):
-    plain = convert(models.base, models.tuned, "--max-error", "0.2", "--json").json("convert")
-    assert max(each["error"] or 0 for each in plain["tensors"]) > 0
+def test_a_bound_on_the_error_is_kept_by_what_is_made(models, convert, run):
+    assert convert(models.base, models.tuned, "--max-error", "0.2", "--quiet").code == 0
+    rows = [each for each in run("inspect", "out.skp", "--json").json("inspect")["tensors"] if each["norm"]]
+    change = sum(each["norm"] ** 2 for each in rows)
+    assert 0 < sum(each["error"] * each["norm"] ** 2 for each in rows) <= 0.2 * change * (1 + 1e-5)
 
 
 def test_every_tensor_keeps_the_energy_that_was_asked_for(models, convert):
