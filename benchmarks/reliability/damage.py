@@ -1,7 +1,7 @@
 """Every accepted pack of the conformance corpus, damaged in every small way: all of it must be refused, with a code.
 
 Each bit flipped, each length cut, each byte taken out, a byte put in at each place, and each two neighbouring sectors
-of 512 bytes exchanged. Packs above LARGE bytes are damaged at SAMPLE places of each kind.
+of 512 bytes exchanged. Packs above LARGE bytes are damaged at about SAMPLE places of each kind.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def refuse(path: Path, kind: str, what: str, tally: Tally) -> None:
         tally.bad.append(f"{what}: accepted")
 
 
-def places(count: int, kind: str, share: float, chance: random.Random) -> list[int]:
+def places(count: int, share: float, chance: random.Random) -> list[int]:
     """Which of ``count`` places to damage."""
     if share < 1:
         return sorted(chance.sample(range(count), min(count, max(1, int(count * share)))))
@@ -102,12 +102,12 @@ def damage(name: str, pack: Path, path: Path, tally: Tally, share: float = 1) ->
         share = SAMPLE / len(blob)
         tally.sampled.append(name)
     with open(path, "r+b", buffering=0) as file:
-        for bit in places(8 * len(blob), "bit flip", share if share == 1 else share / 8, chance):
+        for bit in places(8 * len(blob), share if share == 1 else share / 8, chance):
             at = bit // 8
             os.pwrite(file.fileno(), bytes([blob[at] ^ (1 << bit % 8)]), at)
             refuse(path, "bit flip", f"{name}: bit {bit % 8} of byte {at} flipped", tally)
             os.pwrite(file.fileno(), blob[at : at + 1], at)
-        for length in reversed(places(len(blob), "truncation", share, chance)):
+        for length in reversed(places(len(blob), share, chance)):
             os.ftruncate(file.fileno(), length)
             refuse(path, "truncation", f"{name}: the first {length} bytes", tally)
     for kind, what, harmed in _moved(blob, share, chance):
@@ -116,15 +116,16 @@ def damage(name: str, pack: Path, path: Path, tally: Tally, share: float = 1) ->
 
 
 def _moved(blob: bytes, share: float, chance: random.Random) -> Iterator[tuple[str, str, bytes]]:
-    for at in places(len(blob), "deletion", share, chance):
+    for at in places(len(blob), share, chance):
         yield "deletion", f"without byte {at}", blob[:at] + blob[at + 1 :]
-    for at in places(len(blob) + 1, "insertion", share, chance):
+    for at in places(len(blob) + 1, share, chance):
         yield "insertion", f"a byte before {at}", blob[:at] + bytes([chance.randrange(256)]) + blob[at:]
-    for at in range(0, len(blob) - SECTOR, SECTOR):
-        first, second = blob[at : at + SECTOR], blob[at + SECTOR : at + 2 * SECTOR]
-        if first[: len(second)] != second or len(first) != len(second):
-            harmed = blob[:at] + second + first + blob[at + 2 * SECTOR :]
-            yield "sector swap", f"sectors at {at} exchanged", harmed
+    for at in places(len(blob) // SECTOR, min(1, share * SECTOR), chance):
+        first = blob[at * SECTOR : (at + 1) * SECTOR]
+        second = blob[(at + 1) * SECTOR : (at + 2) * SECTOR]
+        if first + second != second + first:  # else the pack is not damaged
+            harmed = blob[: at * SECTOR] + second + first + blob[(at + 2) * SECTOR :]
+            yield "sector swap", f"sectors at {at * SECTOR} exchanged", harmed
 
 
 def run(root: Path, share: float = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> Tally:
