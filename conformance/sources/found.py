@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance import assemble as oracle
-from conformance.assemble import bits_of
+from conformance.assemble import Tensor, bits_of
 from conformance.assembler.draft import Change, Model
 from conformance.assembler.edits import Wire, put, write
 from conformance.assembler.suite import Suite
@@ -91,6 +91,37 @@ def order(suite: Suite) -> None:
         "base.content",
         "base.content/digest manifest.alias/unlisted",
         "Steps 3 and 4 come before step 5.",
+    )
+
+
+def unreadable_bases(suite: Suite) -> None:
+    """A base that asks for more than a limit has no listing: it is refused before step 1, whatever that would say."""
+    wide = raw("BF16", [3, *[1] * 8], MODEL.base["b.changed"].data)
+    long = {"a.kept": None, "a" * 513: MODEL.base["a.kept"]}
+    larger = raw("U8", [17], bytes(17))
+    faults: tuple[tuple[str, str, dict[str, Tensor | None], dict[str, int]], ...] = (
+        ("rank", "A changed tensor of the base has nine dimensions", {"b.changed": wide}, {}),
+        ("rank-kept", "An unchanged tensor of the base has nine dimensions", {"f.kept": raw("I64", [1] * 9, bytes(8))}, {}),
+        ("name", "A tensor of the base has a name of 513 bytes", long, {}),
+        ("bytes", "A tensor of the base has 17 bytes, the limit is 16", {"c.kept": larger}, {"tensor_bytes": 16}),
+        ("tensors", "The base has seven tensors, the limit is six", {"z": larger}, {"tensors": 6}),
+    )  # fmt: skip
+    for name, title, base, limits in faults:
+        suite.reject(
+            f"found-base-{name}",
+            title,
+            "base-right",
+            Change(base=base, limits=limits),
+            "limit.exceeded",
+            "limit.exceeded/base container.order",
+            "The base is read before step 1 looks at it.",
+        )
+    suite.variant(
+        "found-base-at-limits",
+        "The base is at every limit",
+        "base-right",
+        Change(limits={"tensors": 6, "tensor_bytes": 16, "tensor_rank": 2, "name_bytes": 9}),
+        "limit.exceeded/base",
     )
 
 
@@ -268,6 +299,7 @@ def files(suite: Suite) -> None:
 def cases(suite: Suite) -> None:
     contradictions(suite)
     order(suite)
+    unreadable_bases(suite)
     renderings(suite)
     signalling(suite)
     costs(suite)

@@ -97,9 +97,11 @@ export function readSafetensors(file, limits) {
     header.delete('__metadata__');
   }
   const data = file.subarray(dataStart);
+  within(limits, 'tensors', header.size, where);                                                 // [limit.exceeded/base]
   const found = [];
   for (const [name, value] of header) {
-    if (!/^[!-~]{1,512}$/.test(name)) refuse('checkpoint.name', 'a name no pack can hold', where); // [apply.base-names]
+    if (!/^[!-~]+$/.test(name)) refuse('checkpoint.name', 'a name no pack can hold', where);     // [apply.base-names]
+    within(limits, 'name_bytes', name.length, where);                                            // [limit.exceeded/base]
     if (!(value instanceof Map) || value.size !== 3) wrong('a tensor without its three keys');
     const dtypeName = value.get('dtype');
     const shape = value.get('shape');
@@ -110,7 +112,9 @@ export function readSafetensors(file, limits) {
     const dtype = dtypeOf(dtypeName, where);
     const [from, to] = offsets;
     if (from > to || to > data.length) refuse('checkpoint.layout', 'data outside of the file', where);
+    within(limits, 'tensor_rank', shape.length, where);                                          // [limit.exceeded/base]
     const bits = shape.reduce((a, b) => a * b, BigInt(dtype.bits));
+    within(limits, 'tensor_bytes', (bits + 7n) / 8n, where);                                     // [limit.exceeded/base]
     if (bits !== (to - from) * 8n) refuse('checkpoint.layout', 'data of another size than the shape', where);
     found.push([name, { dtype, shape: shape.map(plain), from: Number(from), to: Number(to) }]);
   }

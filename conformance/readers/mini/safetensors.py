@@ -52,6 +52,7 @@ def read_checkpoint(file: BinaryIO, limits: Limits) -> Checkpoint:
     metadata = values.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise header_refusal("__metadata__ is not a map of strings")
+    within(limits, "tensors", len(values), "the checkpoint")  # limit.exceeded/base
     places = [(*read_place(name, value, limits), name) for name, value in values.items()]
     at = 0
     for begin, end, _, name in sorted(places, key=lambda place: place[:2]):
@@ -73,8 +74,9 @@ def is_size(value: Any) -> bool:
 
 def read_place(name: str, value: Any, limits: Limits) -> tuple[int, int, Tensor]:
     where = f"tensor {name} of the checkpoint"
-    if name == "" or not is_visible(name) or len(name) > limits["name_bytes"]:
+    if name == "" or not is_visible(name):  # apply.base-names
         raise Refusal("checkpoint.name", f"{where}: a pack cannot hold the name")
+    within(limits, "name_bytes", len(name), f"{where}: name")  # limit.exceeded/base, with what check_tensor checks
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise header_refusal(f"{where}: other keys than dtype, shape, data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
