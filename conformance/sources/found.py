@@ -98,10 +98,10 @@ def unreadable_bases(suite: Suite) -> None:
     """A base that asks for more than a limit has no listing: it is refused before step 1, whatever that would say."""
     wide = raw("BF16", [3, *[1] * 8], MODEL.base["b.changed"].data)
     long = {"a.kept": None, "a" * 513: MODEL.base["a.kept"]}
-    larger = raw("U8", [17], bytes(17))
+    larger, kept = raw("U8", [17], bytes(17)), raw("I64", [1] * 9, bytes(8))
     faults: tuple[tuple[str, str, dict[str, Tensor | None], dict[str, int]], ...] = (
         ("rank", "A changed tensor of the base has nine dimensions", {"b.changed": wide}, {}),
-        ("rank-kept", "An unchanged tensor of the base has nine dimensions", {"f.kept": raw("I64", [1] * 9, bytes(8))}, {}),
+        ("rank-kept", "An unchanged tensor of the base has nine dimensions", {"f.kept": kept}, {}),
         ("name", "A tensor of the base has a name of 513 bytes", long, {}),
         ("bytes", "A tensor of the base has 17 bytes, the limit is 16", {"c.kept": larger}, {"tensor_bytes": 16}),
         ("tensors", "The base has seven tensors, the limit is six", {"z": larger}, {"tensors": 6}),
