@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import io
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
-from skillpack_format.errors import SkillPackError, error
+from skillpack_format.errors import error
 from skillpack_format.locks import beside, output_errors, require_place
-from skillpack_format.sources import READ_FLAGS, SourceFile
+from skillpack_format.output_files import OutputFile, is_own
+from skillpack_format.output_paths import require_absent
+from skillpack_format.sources import READ_FLAGS
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
-COPY_BLOCK_BYTES: Final = 1 << 20
-KERNEL_COPY_BYTES: Final = 1 << 26  # in one call, which no interruption ends
 AT_FDCWD: Final = -100  # linux/fcntl.h
 RENAME_NOREPLACE: Final = 1  # linux/fs.h
 RENAME_EXCHANGE: Final = 2
@@ -39,88 +35,6 @@ class RunInterruptedError(KeyboardInterrupt):
     def __init__(self, kept: Path) -> None:
         super().__init__()
         self.kept = kept
-
-
-class OutputFile(io.FileIO):
-    """A file being written: every write complete, every failure an output.* error.
-
-    It must not exist yet. With ``resume`` it may, if it is a regular file of this user with no other name, so that it
-    is nobody's input; its content can be read then. ``shown_as`` is the path that errors name, where ``path`` passes.
-    """
-
-    def __init__(self, path: Path, *, mode: int = 0o666, shown_as: Path | None = None, resume: bool = False) -> None:
-        self.path = path
-        self.shown_as = shown_as or path
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if resume else os.O_EXCL)
-        with output_errors(self.shown_as):
-            super().__init__(os.fspath(path), "r+b", opener=lambda name, _: os.open(name, flags, mode))
-            if resume and not _is_own(os.fstat(self.fileno()), stat.S_IFREG):
-                self.close()
-                raise error("output.failed", str(self.shown_as), f"{path.name} is in the way, and not of this program")
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of ``data`` and return its size in bytes."""
-        return write_exact(self.fileno(), data, str(self.shown_as))
-
-    def write_at(self, offset: int, data: ReadableBuffer) -> None:
-        """Write all of ``data`` from ``offset`` on, from any thread."""
-        rest = _as_bytes(data)
-        with output_errors(self.shown_as):
-            while rest:
-                count = os.pwrite(self.fileno(), rest, offset)
-                _require_progress(count)
-                rest = rest[count:]
-                offset += count
-
-    def copy_at(self, offset: int, source: SourceFile, start: int, nbytes: int) -> None:
-        """``nbytes`` of ``source`` from ``start`` on to ``offset``, from any thread, moved by the kernel where it can.
-
-        A file system with reflinks shares the blocks instead of copying them. Whoever needs to know what was copied
-        reads it back: ``source`` may have changed since it was last read.
-        """
-        done = 0
-        with suppress(OSError, AttributeError):  # not here, or not between these: by hand, which says what is wrong
-            while done < nbytes:
-                wanted = min(nbytes - done, KERNEL_COPY_BYTES)
-                count = os.copy_file_range(source.fileno(), self.fileno(), wanted, start + done, offset + done)
-                if count == 0:
-                    break
-                done += count
-        while done < nbytes:
-            count = min(nbytes - done, COPY_BLOCK_BYTES)
-            self.write_at(offset + done, source.read_at(start + done, count))
-            done += count
-
-    def cut(self, nbytes: int) -> None:
-        """Keep the first ``nbytes`` and go on writing after them."""
-        with output_errors(self.shown_as):
-            os.ftruncate(self.fileno(), nbytes)
-            self.seek(nbytes)
-
-    def finish(self) -> None:
-        """Force the content to disk and close."""
-        with output_errors(self.shown_as):
-            os.fsync(self.fileno())
-            self.close()
-
-    def discard(self) -> None:
-        """Close and remove the file, whatever state it is in."""
-        with suppress(OSError):
-            self.close()
-        with suppress(OSError):
-            self.path.unlink()
-
-
-@contextmanager
-def new_file(path: Path, *, mode: int = 0o666, shown_as: Path | None = None) -> Iterator[OutputFile]:
-    """A file that must not exist yet, durable when the block ends and gone when it raises."""
-    file = OutputFile(path, mode=mode, shown_as=shown_as)
-    try:
-        yield file
-        file.finish()
-    except BaseException:
-        file.discard()
-        raise
 
 
 @contextmanager
@@ -184,77 +98,6 @@ def atomic_folder(path: Path, *, overwrite: bool, resume: Collection[str] = ()) 
     _remove(exchanged)
 
 
-def copy_file(source: Path, target: Path) -> None:
-    """Copy the content of a regular file into a new one, durably. Permissions are kept, and the owner may write."""
-    with SourceFile(source) as origin, new_file(target, mode=(origin.mode & 0o777) | 0o600) as copy:
-        copy.copy_at(0, origin, 0, origin.size)
-        origin.require_unchanged()
-
-
-def write_exact(descriptor: int, data: ReadableBuffer, where: str = "") -> int:
-    """Write all of ``data`` (C-contiguous), however little each call takes, and return its size in bytes."""
-    whole = rest = _as_bytes(data)
-    with output_errors(where):
-        while rest:
-            count = os.write(descriptor, rest)
-            _require_progress(count)
-            rest = rest[count:]
-    return whole.nbytes
-
-
-def _as_bytes(data: ReadableBuffer) -> memoryview:
-    whole = memoryview(data)
-    return whole.cast("B") if whole.nbytes else memoryview(b"")  # an empty array cannot be cast
-
-
-def _require_progress(count: int) -> None:
-    if count == 0:
-        raise OSError(errno.EIO, "the system took none of the bytes")
-
-
-def require_absent(path: Path, *, overwrite: bool = False) -> None:
-    """Raise output.exists when there is anything at ``path``, a dangling link included, unless it may go."""
-    if not overwrite and os.path.lexists(path):
-        raise error("output.exists", str(path), "exists already and is not to be overwritten")
-
-
-def require_space(path: Path, sizes: Iterable[int]) -> None:
-    """Raise output.space when files of these sizes in bytes do not fit where ``path`` is to be written.
-
-    Each takes whole blocks of the file system. What a stopped run left for ``path`` counts as free: it is used or goes.
-    """
-    with output_errors(path):
-        status = os.statvfs(path.parent)
-    block = status.f_frsize
-    needed = sum(-(-nbytes // block) * block for nbytes in sizes)
-    available = status.f_bavail * block + sum(map(_bytes_on_disk, (beside(path, "partial"), beside(path, "journal"))))
-    if needed > available:
-        raise error("output.space", str(path), f"{needed} bytes are needed, {available} are free")
-
-
-def require_not_input(output: Path, inputs: Iterable[Path]) -> None:
-    """Raise output.alias when ``output`` is an input, lies in one or holds one, by whatever name, link or mount.
-
-    The files in an input folder count as inputs, wherever they lead; so do all of them against the names that work
-    on ``output`` has beside it.
-    """
-    written = [output, *(beside(output, what) for what in ("partial", "journal", "lock", "exchanged", "old"))]
-    real, identities = {os.path.realpath(each) for each in written}, {_identity(each) for each in written} - {None}
-    above_output = _identities_upwards(output)
-    for path in inputs:
-        above_input = _identities_upwards(path)
-        if os.path.realpath(path) in real or _identity(path) in above_output or above_input & identities:
-            raise _alias(output, path)
-        for entry in _entries(path):
-            above_entry = _identities_upwards(entry) if entry.is_symlink() else {_identity(entry)}
-            if above_entry & identities:
-                raise _alias(output, entry)
-
-
-def _alias(output: Path, path: Path) -> SkillPackError:
-    return error("output.alias", str(output), f"is, holds or lies in the input {path}, which is never written")
-
-
 def _require_target(path: Path, *, overwrite: bool, kind: str) -> int | None:
     """The permissions of what is to be replaced at ``path``, None when nothing is. Links are not followed."""
     require_place(path)
@@ -288,7 +131,7 @@ def _gone_on_failure(partial: Path, *others: Path, resume: bool) -> Iterator[Non
 def _start_file(partial: Path, *, is_private: bool, resume: bool) -> None:
     """Have a file at ``partial``. What replaces a private file is never public; publication sets the final mode."""
     if os.path.lexists(partial):
-        if not (resume and _is_own(partial.lstat(), stat.S_IFREG)):
+        if not (resume and is_own(partial.lstat(), stat.S_IFREG)):
             _remove(partial)
         elif is_private:
             partial.chmod(0o600)
@@ -298,20 +141,14 @@ def _start_file(partial: Path, *, is_private: bool, resume: bool) -> None:
 def _start_folder(partial: Path, *, is_private: bool, kept: Collection[str]) -> None:
     """Have a folder at ``partial`` with nothing in it but files of the names ``kept``."""
     if os.path.lexists(partial):
-        if not (kept and _is_own(partial.lstat(), stat.S_IFDIR)):
+        if not (kept and is_own(partial.lstat(), stat.S_IFDIR)):
             _remove(partial)
         elif is_private:
             partial.chmod(0o700)
     partial.mkdir(0o700 if is_private else 0o777, exist_ok=True)
     for name in sorted(os.listdir(partial)):
-        if name not in kept or not _is_own((partial / name).lstat(), stat.S_IFREG):
+        if name not in kept or not is_own((partial / name).lstat(), stat.S_IFREG):
             _remove(partial / name)
-
-
-def _is_own(status: os.stat_result, kind: int) -> bool:
-    """Whether a file or folder can only be this program's: of this user and, if a file, without a second name."""
-    is_kind = stat.S_IFMT(status.st_mode) == kind
-    return is_kind and status.st_uid == os.geteuid() and (kind == stat.S_IFDIR or status.st_nlink == 1)
 
 
 def _remove(path: Path) -> None:
@@ -406,35 +243,3 @@ def _fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _bytes_on_disk(path: Path) -> int:
-    """What removing ``path`` would give back, as far as that can be told."""
-    with suppress(OSError):
-        if not path.is_symlink() and path.is_dir():
-            return sum(map(_bytes_on_disk, path.iterdir()))
-        status = path.lstat()
-        return status.st_blocks * 512 if status.st_nlink == 1 else 0
-    return 0
-
-
-def _entries(path: Path) -> list[Path]:
-    """What lies in a folder; nothing in what is none."""
-    with suppress(OSError):
-        return sorted(path.iterdir())
-    return []
-
-
-def _identity(path: Path | str) -> tuple[int, int] | None:
-    """Which file ``path`` leads to, whatever it is called; None when it leads nowhere."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _identities_upwards(path: Path) -> set[tuple[int, int] | None]:
-    """The identities of ``path`` and of every folder above it, as far as they exist."""
-    resolved = Path(os.path.realpath(path))
-    return {_identity(each) for each in (resolved, *resolved.parents)} - {None}

@@ -15,18 +15,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from skillpack_format import wire
+from skillpack_format.closing import Closing
 from skillpack_format.digest import sha256
-from skillpack_format.durable import OutputFile, RunInterruptedError
+from skillpack_format.durable import RunInterruptedError
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.locks import beside
+from skillpack_format.output_files import OutputFile
 from skillpack_format.sources import input_errors
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 MAGIC: Final = b"skillpack journal 1\n"
 KEY_BYTES: Final = 32
@@ -40,7 +38,7 @@ def key_of(**depends_on: Any) -> bytes:
     return sha256(wire.write(depends_on))
 
 
-class Journal:
+class Journal(Closing):
     """An open journal. ``get`` and ``add`` may be called from many threads at once."""
 
     __slots__ = ("_end", "_file", "_lock", "_places", "path")
@@ -58,14 +56,6 @@ class Journal:
         except BaseException:
             self.close() if self._places else self.remove()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __len__(self) -> int:
         return len(self._places)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from skillpack_format import manifest as manifest_room
@@ -16,6 +15,7 @@ from skillpack_format import storage as storage_room
 from skillpack_format import wire
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.catalog import codec_named
+from skillpack_format.closing import Closing
 from skillpack_format.container import read_header
 from skillpack_format.contents import Content, Contents, load, load_run, plan, target_of
 from skillpack_format.digest import Bytes, TensorIdentity, sha256, sha256_of
@@ -57,7 +57,7 @@ class Stream(Protocol):
         """The SHA-256 of the whole tensor."""
 
 
-class Pack:
+class Pack(Closing):
     """An open pack, its whole header checked. A context manager; reads are thread-safe.
 
     ``report`` receives every fault of the header documents; the default raises the first. Use ``open_pack``.
@@ -88,14 +88,6 @@ class Pack:
             codec_named(segment.codec, f"STORAGE segment {index}")
         planes = [content.planes for content in self.contents.all]
         self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
-
-    def __enter__(self) -> Pack:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._file.close()

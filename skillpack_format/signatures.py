@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from skillpack_format.container import read_header
 from skillpack_format.digest import sha256
-from skillpack_format.durable import atomic_file, require_absent, require_not_input
+from skillpack_format.durable import atomic_file
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.output_paths import require_absent, require_not_input
 from skillpack_format.sources import SourceFile, input_errors
 
 SUFFIX: Final = ".sig"

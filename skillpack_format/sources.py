@@ -12,13 +12,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from skillpack_format.closing import Closing
 from skillpack_format.errors import error
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever. Regular files ignore it.
 READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -27,7 +24,7 @@ HASH_BLOCK_BYTES: Final = 1 << 20
 HASHED_BYTES: Final = 1 << 20  # at a time: read, and hashed while it is still in the cache of the processor
 
 
-class SourceFile:
+class SourceFile(Closing):
     """A regular file, open for reading from any number of threads. ``size`` is its length when it was opened."""
 
     __slots__ = ("_descriptor", "_identity", "mode", "path", "size")
@@ -43,14 +40,6 @@ class SourceFile:
         self.size = status.st_size
         self.mode = stat.S_IMODE(status.st_mode)
         self._identity = _identity(status)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def fileno(self) -> int:
         """The descriptor, for what the kernel does by itself."""

@@ -14,12 +14,13 @@ from typing import Final
 from skillpack_format import wire
 from skillpack_format.container import write_header
 from skillpack_format.contents import StoredContent, plan
-from skillpack_format.durable import atomic_file, require_absent, require_space
+from skillpack_format.durable import atomic_file
 from skillpack_format.errors import error
 from skillpack_format.journal import Journal, journal_of, key_of
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.locks import locked
 from skillpack_format.manifest import Manifest, parse
+from skillpack_format.output_paths import require_absent, require_space
 from skillpack_format.storage import Segment, Storage, align, lay_out
 from skillpack_format.storage import parse as parse_storage
 

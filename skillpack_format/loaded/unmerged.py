@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
+from skillpack_format.closing import Closing
 from skillpack_format.encodings._base import Factored
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
@@ -26,9 +26,6 @@ from skillpack_format.loaded.factored import FactoredDelta, factored
 from skillpack_format.loaded.slots import FUSED, Memory, Place, Slot, is_plain, memory_of
 from skillpack_format.progress import Progress, silent
 from skillpack_format.reader import Pack, open_pack
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 Module = torch.nn.Module
 
@@ -78,7 +75,7 @@ class _Selection:
     groups: tuple[tuple[str, torch.Tensor | None], ...]
 
 
-class Unmerged:
+class Unmerged(Closing):
     """Packs beside the weights of a model. A context manager: at its end the model is as before.
 
     One selection holds for all forward passes until the next; threads that select differently need models of
@@ -94,14 +91,6 @@ class Unmerged:
         self._hooks = ExitStack()
         for module in sites:
             self._hooks.callback(module.register_forward_hook(self._after, with_kwargs=True).remove)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Take the packs away from the model; a second call does nothing."""

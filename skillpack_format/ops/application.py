@@ -15,14 +15,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
-from skillpack_format.durable import (
-    atomic_folder,
-    atomic_path,
-    new_file,
-    require_absent,
-    require_not_input,
-    require_space,
-)
+from skillpack_format.durable import atomic_folder, atomic_path
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.locks import locked
@@ -36,6 +29,8 @@ from skillpack_format.ops.folders import (
     side_file_sizes,
     write_side_files,
 )
+from skillpack_format.output_files import new_file
+from skillpack_format.output_paths import require_absent, require_not_input, require_space
 from skillpack_format.progress import Meter, Progress, as_done, silent
 from skillpack_format.reader import Pack, open_pack
 from skillpack_format.signatures import require_signed

@@ -20,13 +20,13 @@ from skillpack_format.classes import Rule, class_of, module_of
 from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
 from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
-from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
 from skillpack_format.manifest import Entry, Manifest, ResultRef, parse_metadata
 from skillpack_format.ops.carried import CarriedFile, layout_of, left_out, side_files
 from skillpack_format.ops.plans import PlanReport, goal_of, make_plan
+from skillpack_format.output_paths import require_absent, require_not_input
 from skillpack_format.planning import Budget, Goal, Plan, Share
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of

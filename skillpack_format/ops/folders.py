@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skillpack_format.durable import copy_file, new_file
 from skillpack_format.limits import Limits
+from skillpack_format.output_files import copy_file, new_file
 from skillpack_format.reader import Pack
 from skillpack_format.side_files import notes_of
 from skillpack_format.sources import SourceFile

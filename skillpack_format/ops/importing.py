@@ -20,7 +20,6 @@ from skillpack_format.coding import CHUNK_BYTES
 from skillpack_format.contents import plan
 from skillpack_format.digest import sha256
 from skillpack_format.dtypes import numel
-from skillpack_format.durable import require_absent, require_not_input
 from skillpack_format.errors import error
 from skillpack_format.importers import bitdelta, graftllm, peft, wdelta
 from skillpack_format.importers._base import Change, Delta, Importer
@@ -31,6 +30,7 @@ from skillpack_format.manifest import parse
 from skillpack_format.names import SIDE_FILES
 from skillpack_format.ops.carried import CarriedFile, side_files
 from skillpack_format.ops.conversion import manifest_of, require_metadata
+from skillpack_format.output_paths import require_absent, require_not_input
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.sources import SourceFile

@@ -9,12 +9,12 @@ import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Grid
+from skillpack_format.closing import Closing
 from skillpack_format.contents import PlannedComponent, is_compatible, target_of
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import Array, dtype_named, numel
@@ -29,26 +29,15 @@ from skillpack_format.progress import Progress, silent
 from skillpack_format.reader import Pack, open_pack
 from skillpack_format.stores.safetensors_files import open_checkpoint
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
-
 Index: TypeAlias = "slice | tuple[slice, ...]"
 
 
-class Applied:
+class Applied(Closing):
     """A base with a pack applied, of which nothing exists until it is asked for. Made by ``open_applied``."""
 
     def __init__(self, chain: Chain, files: ExitStack) -> None:
         self._chain = chain
         self._files = files
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close base and pack; a second call does nothing."""

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from skillpack_format.closing import Closing
 from skillpack_format.errors import error, located
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.names import INDEX_SUFFIX, SHARD_SUFFIX
 from skillpack_format.sources import SourceFile, input_errors
 from skillpack_format.stores.header import Header, TensorSpec, parse_json_object, read_header, require_tensor_name
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 SINGLE_FILE: Final = "model.safetensors"
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -55,7 +52,7 @@ class _OpenShard:
     header: Header
 
 
-class Checkpoint:
+class Checkpoint(Closing):
     """An open checkpoint, made by ``open_checkpoint``. ``specs`` is sorted by name.
 
     ``index_file`` is the name of the index, None without one. ``read`` may be called from many threads at once.
@@ -98,14 +95,6 @@ class Checkpoint:
                 offset += spec.nbytes
         every_spec = (spec for shard in self.shards for spec in shard.tensors)
         self.specs = {spec.name: spec for spec in sorted(every_spec, key=lambda spec: spec.name)}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close every file; a second call does nothing."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from skillpack_format.durable import OutputFile
 from skillpack_format.errors import error
+from skillpack_format.output_files import OutputFile
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.header import METADATA_KEY, TensorSpec
 from skillpack_format.stores.heads import Head, canonical_head

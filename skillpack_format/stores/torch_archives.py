@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from skillpack_format.closing import Closing
 from skillpack_format.dtypes import numel
 from skillpack_format.errors import error, located
 from skillpack_format.lazy_numpy import np
@@ -20,15 +20,12 @@ from skillpack_format.stores.header import TensorSpec, require_tensor_name
 from skillpack_format.stores.tensor_pickles import View, read_pickle
 from skillpack_format.stores.zip_records import Record, prove, read_records
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # typing has it from Python 3.11 on
-
 ZIP_MAGIC: Final = b"PK\x03\x04"
 _PICKLE: Final = "data.pkl"
 _WORDS: Final = {"version", "byteorder"}  # records beside the pickle and the storages; names with a dot in front too
 
 
-class TorchArchive:
+class TorchArchive(Closing):
     """An open file of tensors, made by ``open_archive``. ``specs`` is sorted by name."""
 
     __slots__ = ("_files", "_places", "_proved", "_source", "path", "specs")
@@ -41,14 +38,6 @@ class TorchArchive:
         self._proved: set[str] = set()
         views = {name: places[name][0] for name in sorted(places)}
         self.specs = {name: TensorSpec(name, view.storage.dtype, view.shape) for name, view in views.items()}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, found: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

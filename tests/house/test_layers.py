@@ -25,9 +25,9 @@ THIRD_PARTY = {
 
 # From the ground up. A module may import what stands on a lower line, and on its own line what comes before it.
 ORDER = """
-lazy_numpy problems errors limits
+lazy_numpy closing problems errors limits
 dtypes names side_files fields wire digest bits arithmetic estimation groups
-linalg slicing sources locks durable journal progress storage container
+linalg slicing sources locks output_files output_paths durable journal progress storage container
 signatures
 manifest
 encodings._base codecs._base

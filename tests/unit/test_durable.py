@@ -3,7 +3,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -12,26 +11,14 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from skillpack_format.durable import (
-    OutputFile,
-    RunInterruptedError,
-    atomic_file,
-    atomic_folder,
-    atomic_path,
-    copy_file,
-    new_file,
-    require_absent,
-    require_not_input,
-    require_space,
-    write_exact,
-)
+from skillpack_format.durable import RunInterruptedError, atomic_file, atomic_folder, atomic_path
 from skillpack_format.errors import SkillPackError
 from skillpack_format.locks import beside
+from skillpack_format.output_files import OutputFile
 
 
 @contextmanager
@@ -524,184 +511,3 @@ def test_without_exchange_a_failed_rename_is_undone(tmp_path: Path, monkeypatch:
     with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=True) as partial:
         fill(partial, "new")
     assert content(tmp_path / "out") == {"sub/a": "old", "b": "old"}
-
-
-# ---- writing
-
-
-def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
-    with atomic_file(tmp_path / "out", overwrite=False) as file:
-        assert file.write(b"0123456789") == 10
-    assert (tmp_path / "out").read_bytes() == b"0123456789"
-
-
-def test_a_write_that_takes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "write", lambda fd, data: 0)
-    with refused("output.failed"), new_file(tmp_path / "out") as file:
-        file.write(b"x")
-
-
-def test_a_full_device_is_out_of_space() -> None:
-    with open("/dev/full", "wb", buffering=0) as full, refused("output.space"):
-        write_exact(full.fileno(), b"x")
-
-
-def test_bytes_of_any_buffer_are_written(tmp_path: Path) -> None:
-    with new_file(tmp_path / "out") as file:
-        assert file.write(memoryview(bytes(range(8))).cast("B", (2, 4))) == 8
-        assert file.write(memoryview(bytearray(8)).cast("d")) == 8
-        assert file.write(b"") == 0
-    assert (tmp_path / "out").read_bytes() == bytes(range(8)) + bytes(8)
-
-
-def test_a_new_file_never_takes_an_existing_path(tmp_path: Path) -> None:
-    (tmp_path / "out").symlink_to("elsewhere")
-    with refused("output.exists"):
-        OutputFile(tmp_path / "out")
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_copy_has_the_content_and_the_permissions(tmp_path: Path) -> None:
-    data = os.urandom((1 << 20) + 5)
-    (tmp_path / "a").write_bytes(data)
-    (tmp_path / "a").chmod(0o444)
-    copy_file(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == data
-    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o644
-
-
-def test_a_copy_of_a_link_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x")
-    (tmp_path / "link").symlink_to("a")
-    copy_file(tmp_path / "link", tmp_path / "b")
-    assert not (tmp_path / "b").is_symlink()
-
-
-def test_refuses_to_copy_over_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"a")
-    (tmp_path / "b").write_bytes(b"b")
-    with refused("output.exists"):
-        copy_file(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == b"b"
-
-
-def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_bytes(b"a")
-    monkeypatch.delattr(os, "copy_file_range", raising=False)  # where the kernel copies, nothing is read
-    monkeypatch.setattr(os, "preadv", failing(errno.EIO))
-    with refused("input.failed"):
-        copy_file(tmp_path / "a", tmp_path / "b")
-    assert not (tmp_path / "b").exists()
-
-
-# ---- checks before any work
-
-
-@pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])
-def test_anything_at_a_path_exists(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "out"
-    if kind == "file":
-        path.write_bytes(b"")
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("nowhere")
-    with refused("output.exists"):
-        require_absent(path)
-    require_absent(path, overwrite=True)
-
-
-def test_an_absent_path_is_absent(tmp_path: Path) -> None:
-    require_absent(tmp_path / "out")
-
-
-def test_space_that_is_there_is_enough(tmp_path: Path) -> None:
-    require_space(tmp_path / "out", [1, 1])
-
-
-def free_bytes(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
-    status = os.statvfs("/")
-    fields = {name: getattr(status, name) for name in dir(status) if name.startswith("f_")}
-    fields |= {"f_frsize": 4096, "f_bavail": nbytes // 4096}
-    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**fields))
-
-
-def test_space_is_counted_in_whole_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free_bytes(monkeypatch, 5 * 4096)
-    require_space(tmp_path / "out", [1, 4096, 4097, 1, 0])
-    with pytest.raises(SkillPackError, match="24576 bytes are needed, 20480 are free"):
-        require_space(tmp_path / "out", [1, 4096, 4097, 1, 1])
-
-
-def test_what_a_stopped_run_left_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    beside(tmp_path / "out", "partial").mkdir()
-    left = beside(tmp_path / "out", "partial") / "a"
-    left.write_bytes(bytes(100_000))
-    free_bytes(monkeypatch, 4096)
-    require_space(tmp_path / "out", [100_000])
-    os.link(left, tmp_path / "b")  # now removing it would give nothing back
-    with refused("output.space"):
-        require_space(tmp_path / "out", [100_000])
-    shutil.rmtree(left.parent)
-
-
-def test_missing_space_is_told_in_numbers(tmp_path: Path) -> None:
-    with pytest.raises(SkillPackError, match=r"1152921504606846976 bytes are needed, \d+ are free") as caught:
-        require_space(tmp_path / "out", [1 << 60])
-    assert caught.value.code == "output.space"
-
-
-def test_refuses_to_measure_a_missing_folder(tmp_path: Path) -> None:
-    with refused("output.failed"):
-        require_space(tmp_path / "none" / "out", [1])
-
-
-@pytest.mark.parametrize("output", ["base/a", "link", "hard", "base/new", "sub/../base/a", "linked/new"])
-def test_refuses_an_output_that_is_an_input_or_in_one(tmp_path: Path, output: str) -> None:
-    (tmp_path / "base").mkdir()
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "base" / "a").write_bytes(b"x")
-    (tmp_path / "link").symlink_to("base/a")
-    (tmp_path / "linked").symlink_to("base")
-    os.link(tmp_path / "base" / "a", tmp_path / "hard")
-    with refused("output.alias"):
-        require_not_input(tmp_path / output, [tmp_path / "base", tmp_path / "base" / "a"])
-
-
-def test_refuses_an_output_that_holds_an_input(tmp_path: Path) -> None:
-    (tmp_path / "out" / "base").mkdir(parents=True)
-    with refused("output.alias"):
-        require_not_input(tmp_path / "out", [tmp_path / "out" / "base"])
-
-
-def test_refuses_an_input_that_is_the_output_to_come(tmp_path: Path) -> None:
-    with refused("output.alias"):
-        require_not_input(tmp_path / "out", [tmp_path / "." / "out"])
-
-
-def test_refuses_an_output_that_a_link_in_an_input_leads_to(tmp_path: Path) -> None:
-    (tmp_path / "base").mkdir()
-    (tmp_path / "blob").write_bytes(b"x")
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "b").write_bytes(b"x")
-    (tmp_path / "base" / "a").symlink_to("../blob")
-    (tmp_path / "base" / "b").symlink_to("../store/b")
-    for output in ("blob", "store"):
-        with refused("output.alias"):
-            require_not_input(tmp_path / output, [tmp_path / "base"])
-
-
-@pytest.mark.parametrize("what", ["partial", "journal", "lock"])
-def test_refuses_an_output_whose_working_names_are_an_input(tmp_path: Path, what: str) -> None:
-    beside(tmp_path / "out", what).write_bytes(b"x")
-    with refused("output.alias"):
-        require_not_input(tmp_path / "out", [beside(tmp_path / "out", what)])
-    beside(tmp_path / "out", what).unlink()
-
-
-def test_an_output_beside_the_inputs_is_fine(tmp_path: Path) -> None:
-    (tmp_path / "base").mkdir()
-    (tmp_path / "pack.skp").write_bytes(b"")
-    require_not_input(tmp_path / "out", [tmp_path / "base", tmp_path / "pack.skp"])
