@@ -83,7 +83,7 @@ def races(root: Path, count: int | None) -> Part:
             ["races", f"{tally.races:,}"],
             ["kinds", _listed(tally.kinds)],
             ["ends of writers", _listed(tally.ends)],
-            ["contents read meanwhile", f"{tally.observations:,}"],
+            ["readers that looked all the time", f"{tally.observations:,}"],
             ["promises broken", f"{len(tally.bad):,}"],
         ],
         tally.bad,

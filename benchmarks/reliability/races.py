@@ -134,13 +134,13 @@ class Ground:
     def _judge(self, race: Race, out: Path, ends: list[int], seen: list[int], tally: Tally) -> None:
         tally.races += 1
         tally.kinds[race.name] += 1
-        tally.observations += len(seen)
+        tally.observations += seen.count(0)
         tally.ends.update({0: "done", 1: "lost", 2: "failed"}.get(end, "killed") for end in ends)
         if 2 in ends:
             tally.bad.append(f"{race.name}: a writer failed otherwise than by losing")
         if 0 not in ends and not race.kills:
             tally.bad.append(f"{race.name}: nobody succeeded")
-        if any(seen):
+        if not {*seen} <= {0, -signal.SIGTERM}:  # the signal itself ends one that was stopped before its first look
             tally.bad.append(f"{race.name}: a reader saw something else: {seen}")
         if os.path.lexists(out) and observe(out) not in self.allowed:
             tally.bad.append(f"{race.name}: the end is neither old nor one result")
