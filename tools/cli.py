@@ -100,7 +100,7 @@ def skillpack() -> None:
 
     Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 findings or inputs that no
     pack can express, 2 usage, 3 wrong base, 4 corrupt or unsafe input, 5 input, output or memory, 6 unsupported,
-    70 internal error, 130 interrupted, 141 the reader of the output went away.
+    7 a budget or bound out of reach, 70 internal error, 130 interrupted, 141 the reader of the output went away.
     """
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -54,6 +55,13 @@ def test_the_table_of_commands_says_what_their_own_help_says(name, run):
     outcome = run(name, "--help")
     assert outcome.code == 0
     assert cli.COMMANDS[name] in outcome.stdout
+
+
+def test_help_names_every_exit_code_of_the_specification(run):
+    text = (Path(__file__).parents[2] / "spec" / "errors.md").read_text()
+    listed = re.findall(r"^\| (\d+) \|", text[text.index("| exit |") :], re.MULTILINE)
+    told = " ".join(run("--help").stdout.split()).partition("Exit codes: ")[2].partition(". ")[0]
+    assert [each.split()[0] for each in told.split(", ") if each[0].isdigit()] == listed
 
 
 def test_version(run):
