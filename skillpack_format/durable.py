@@ -93,7 +93,8 @@ def atomic_folder(path: Path, *, overwrite: bool, resume: Collection[str] = ()) 
             else:
                 os.rename(partial, exchanged)  # so that what is replaced never has the name of what can be gone on with
                 _exchange(exchanged, path)
-    with output_errors(path, "is in place, but may not survive a power failure"):
+    kept = "" if replaced_mode is None else f" (what it replaced is kept in {exchanged.name})"
+    with output_errors(path, f"is in place, but may not survive a power failure{kept}"):
         _fsync_folder(path.parent)  # when this fails, the folder replaced stays: a crash may bring its name back
     _remove(exchanged)
 

@@ -65,6 +65,9 @@ def _acquire(lock: Path, path: Path) -> int:
             holder = os.pread(descriptor, 20, 0).strip().decode("ascii", "replace") or "unknown"
             os.close(descriptor)
             raise error("output.locked", str(path), f"another run (process {holder}) is writing it") from None
+        except OSError as found:  # the file stays: it may be the lock of another run
+            os.close(descriptor)
+            raise error("output.failed", str(path), f"{lock.name} cannot be locked: {found.strerror}") from found
         except BaseException:
             os.close(descriptor)
             raise

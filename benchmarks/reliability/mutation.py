@@ -90,12 +90,13 @@ class Judge:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
-            raise session.Failed("the tests cannot be collected")
+            raise session.Failed  # pytest has told why the tests cannot be collected
         try:
             items = {item.nodeid: item for item in session.items}
             reached = self._in_child(lambda: self._baseline(session.items), 3600)
             if not isinstance(reached, dict) or reached["failed"]:
-                raise session.Failed(f"tests fail without a mutant: {reached and reached['failed']}")
+                print(f"\ntests fail without a mutant: {reached if isinstance(reached, str) else reached['failed']}")
+                raise session.Failed  # of which pytest tells nothing
             for done, mutant in enumerate(self.mutants):
                 self.outcome.killers[mutant] = self._kill(mutant, items, reached)
                 if self.outcome.killers[mutant] is None and mutant.key not in self.outcome.equivalents:

@@ -240,6 +240,12 @@ def test_an_unsure_folder_is_reported_after_publication(tmp_path: Path, monkeypa
     with pytest.raises(SkillPackError, match="may not survive"), atomic_file(tmp_path / "out", overwrite=False):
         pass
     assert (tmp_path / "out").exists()
+    kept = beside(tmp_path / "folder", "exchanged")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("skillpack_format.durable._fsync_tree", lambda folder: None)  # only the last one fails
+    with pytest.raises(SkillPackError, match=kept.name), atomic_folder(tmp_path / "folder", overwrite=True):
+        pass
+    kept.rmdir()
 
 
 def test_a_folder_that_cannot_be_synced_is_tolerated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

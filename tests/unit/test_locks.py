@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -84,6 +86,18 @@ def test_a_lock_file_that_was_removed_meanwhile_is_not_trusted(tmp_path: Path, m
     with locked(tmp_path / "out"):
         assert calls
         refused("output.locked", locked(tmp_path / "out").__enter__)
+
+
+def test_a_file_system_without_locks_is_named_and_so_is_what_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    found = refused("output.failed", locked(tmp_path / "out").__enter__)
+    assert ".out.skillpack-lock cannot be locked" in found.message
+    assert beside(tmp_path / "out", "lock").exists()
 
 
 def test_a_lock_is_released_by_an_error(tmp_path: Path) -> None:
