@@ -26,6 +26,7 @@ from conformance.sources import (
     container,
     dense,
     factors,
+    folders,
     found,
     layout,
     limits,
@@ -43,7 +44,7 @@ from conformance.sources import (
 ROOT = Path(__file__).resolve().parent
 CASES = ROOT / "cases"
 CACHE = ROOT / ".cache"
-SUFFIXES = {"pack": ".skp", "base": ".safetensors"}
+SUFFIXES = {"pack": ".skp", "before": ".skp", "base": ".safetensors"}
 AREAS: tuple[tuple[str, Callable[[Suite], None]], ...] = (
     ("container", container.cases),
     ("dense", dense.cases),
@@ -63,6 +64,7 @@ AREAS: tuple[tuple[str, Callable[[Suite], None]], ...] = (
     ("rendering", rendering.cases),
     ("found", found.cases),
     ("layout", layout.cases),
+    ("folders", folders.cases),
 )
 
 
@@ -85,7 +87,7 @@ def assemble(case: Case) -> dict[str, Any]:
     """The case file of ``case``; its inputs are in the cache afterwards."""
     files = assembled(case.model, case.changes)
     plain = case.plain(files)
-    for kind, data in (("pack", files.pack), ("base", files.base)):
+    for kind, data in (("pack", files.pack), ("before", files.before), ("base", files.base)):
         if kind in plain["inputs"]:
             path = input_path(kind, plain["inputs"][kind]["sha256"])
             if not path.exists():

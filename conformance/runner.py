@@ -15,6 +15,7 @@ import json
 import os
 import queue
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from conformance.assembler.suite import CLASSES, rendering_digest
 OUTCOMES = ("pass", "wrong", "wrong-class", "memory", "reads", "crash", "hang", "unsupported")
 HELLO_S = 60.0  # a reader may load a lot before it answers for the first time
 LINE_BYTES = 1 << 28  # no answer is longer
+SHARD, INDEX = ".safetensors", ".safetensors.index.json"
 STDERR_BYTES = 2000  # kept of what an adapter says before a crash
 
 
@@ -283,7 +285,7 @@ def _judge_refusal(expect: dict[str, Any], answer: dict[str, Any], out: Path) ->
     if answer["ok"]:
         return "wrong", f"accepted; expected {' or '.join(expect['codes'])}"
     code, of_class = answer.get("code"), answer.get("class")
-    if out.exists():
+    if os.path.lexists(out):
         return "wrong", f"refused with {code}, but wrote a result"
     if code not in expect["codes"] or of_class != CLASSES.get(str(code).partition(".")[0]):
         return "wrong-class", f"{of_class} {code}; expected {' or '.join(expect['codes'])}: {answer.get('message')}"
@@ -298,12 +300,14 @@ def _output_fault(case: dict[str, Any], answer: dict[str, Any], out: Path) -> st
             return f"pack_id {answer.get('pack_id')}; expected {expect['pack_id']}"
         wrong = [key for key in ("manifest", "storage") if rendering_digest(answer.get(key)) != expect[key]]
         return f"the rendering of {' and '.join(wrong)} differs" if wrong else ""
+    if case["op"] == "folder":
+        return _folder_fault(expect, out)
     if "outputs" not in expect:
         return ""
     if not out.is_file():
         return "nothing was written"
     if case["op"] == "apply":
-        return _result_fault(expect["outputs"], out.read_bytes())
+        return _result_fault(expect["outputs"], [out.read_bytes()])
     (due,) = expect["outputs"]
     kind = (answer.get("dtype"), answer.get("shape"))
     if kind != (due["dtype"], due["shape"]):
@@ -312,19 +316,45 @@ def _output_fault(case: dict[str, Any], answer: dict[str, Any], out: Path) -> st
     return "" if hashlib.sha256(data).hexdigest() == due["sha256"] else f"other bytes: {data[:32].hex()}"
 
 
-def _result_fault(outputs: list[dict[str, Any]], data: bytes) -> str:
+def _folder_fault(expect: dict[str, Any], out: Path) -> str:
+    """What is wrong with a folder; nothing where the files due are there and no others that hold or list tensors."""
+    if out.is_symlink() or not out.is_dir():
+        return "no folder was written"
+    found = {path.name: path for path in sorted(out.iterdir())}
+    for name, path in found.items():
+        if path.is_symlink() or not path.is_file():
+            return f"{name} is no file"
+    for due in expect["files"]:
+        if due["name"] not in found:
+            return f"{due['name']} is missing; the folder holds {list(found)}"
+        data = found[due["name"]].read_bytes()
+        if (len(data), hashlib.sha256(data).hexdigest()) != (due["bytes"], due["sha256"]):
+            return f"{due['name']} has other bytes: {len(data)}, which begin with {data[:32].hex()}"
+    if "outputs" in expect:
+        return _result_fault(expect["outputs"], [p.read_bytes() for n, p in found.items() if n.endswith(SHARD)])
+    mixed = {name for name in found if name.endswith((SHARD, INDEX))} - {due["name"] for due in expect["files"]}
+    return f"{sorted(mixed)} beside the files of the layout" if mixed else ""
+
+
+def _result_fault(outputs: list[dict[str, Any]], files: Sequence[bytes]) -> str:
+    """What is wrong with a result in one or more safetensors files."""
+    made: dict[str, tuple[str, list[int], bytes]] = {}
     try:
-        made = dict(_tensors(data))
+        for data in files:
+            tensors = dict(_tensors(data))
+            if made.keys() & tensors.keys():
+                return f"tensors twice: {sorted(made.keys() & tensors.keys())}"
+            made |= tensors
     except (ValueError, KeyError, TypeError, struct.error) as found:
         return f"the output is no safetensors file: {found!r}"
     if set(made) != {due["name"] for due in outputs}:
         return f"tensors {sorted(made)}; expected {[due['name'] for due in outputs]}"
     for due in outputs:
-        dtype, shape, found = made[due["name"]]
+        dtype, shape, held = made[due["name"]]
         if (dtype, shape) != (due["dtype"], due["shape"]):
             return f"{due['name']} is {dtype} {shape}; expected {due['dtype']} {due['shape']}"
-        if hashlib.sha256(found).hexdigest() != due["sha256"]:
-            return f"{due['name']} has other bytes: {found[:32].hex()}"
+        if hashlib.sha256(held).hexdigest() != due["sha256"]:
+            return f"{due['name']} has other bytes: {held[:32].hex()}"
     return ""
 
 
@@ -358,8 +388,29 @@ def load_cases(patterns: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]
 def request_of(case: dict[str, Any], out: Path) -> dict[str, Any]:
     """The request that asks ``case``."""
     paths = {kind: str(build.input_path(kind, each["sha256"])) for kind, each in case["inputs"].items()}
+    if case["op"] == "folder":
+        packs = [paths[kind] for kind in ("before", "pack") if kind in paths]
+        return {"op": "folder", "packs": packs, "base": str(base_folder(out)), "out": str(out), **case["args"]}
     wants_out = {"out": str(out)} if case["op"] in ("decode", "slice", "apply") else {}
     return {"op": case["op"], **paths, **case["args"], **wants_out}
+
+
+def base_folder(out: Path) -> Path:
+    """The folder that holds the base of the op ``folder``."""
+    return out.with_name(f"{out.name}-base")
+
+
+def _fill_base(folder: Path, case: dict[str, Any]) -> None:
+    folder.mkdir()
+    shutil.copyfile(build.input_path("base", case["inputs"]["base"]["sha256"]), folder / "model.safetensors")
+    (folder / "config.json").write_bytes(b"{}")
+
+
+def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def ask(adapter: Adapter, area: str, case: dict[str, Any], out: Path, time_factor: float) -> Result:
@@ -368,6 +419,8 @@ def ask(adapter: Adapter, area: str, case: dict[str, Any], out: Path, time_facto
     op, budgets = case["op"], case["budgets"]
     try:
         adapter.start()
+        if op == "folder":
+            _fill_base(base_folder(out), case)
         before, read_before = adapter.peak_mb(reset=True), adapter.bytes_read()
         answer = adapter.ask(request_of(case, out), budgets["wall_s"] * time_factor)
     except CrashError as found:
@@ -382,7 +435,8 @@ def ask(adapter: Adapter, area: str, case: dict[str, Any], out: Path, time_facto
         read_after = adapter.bytes_read()
         if outcome == "pass" and "read_bytes" in budgets and read_before is not None and read_after is not None:
             outcome, detail = _reading(read_after - read_before, budgets["read_bytes"])
-    out.unlink(missing_ok=True)
+    for path in (out, base_folder(out)):
+        _clear(path)
     detail = detail.replace(f"{build.CACHE}{os.sep}", "")
     return Result(area, case["id"], op, case["expect"]["verdict"], outcome, printable(detail), time.monotonic() - begun)
 

@@ -19,7 +19,7 @@ from skillpack_format.reader import Pack
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.safetensors_files import open_checkpoint
 
-OPS = ("validate", "inspect", "decode", "slice", "apply")
+OPS = ("validate", "inspect", "decode", "slice", "apply", "folder")
 
 
 def hello(_: dict[str, Any], __: Limits) -> dict[str, Any]:
@@ -79,12 +79,19 @@ def applied(asked: dict[str, Any], limits: Limits) -> dict[str, Any]:
     return {"ok": True}
 
 
+def applied_to_folder(asked: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    packs = [Path(each) for each in asked["packs"]]
+    apply(Path(asked["base"]), packs, Path(asked["out"]), Options(limits=limits))
+    return {"ok": True}
+
+
 def refusal(of_class: str, code: str, message: str) -> dict[str, Any]:
     return {"ok": False, "class": of_class, "code": code, "message": message}
 
 
 HANDLERS = {
     "hello": hello, "validate": validated, "inspect": inspected, "decode": decoded, "slice": decoded, "apply": applied,
+    "folder": applied_to_folder,
     "stop": lambda asked, limits: {"ok": True},
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from typing import Any
 from conformance import assemble as oracle
 from conformance.assemble import Component, Entry, Part, Tensor
 
-from .edits import Edit, Patch, edited, encoded, patched, shown
+from .edits import Edit, Patch, edited, encoded, patched, rewritten, shown
 
 Chunks = list[tuple[bytes, int, int]]  # stored bytes, length and CRC-32 as the record has them
 
@@ -46,7 +46,10 @@ class Layout:
 
 @dataclass(eq=False)
 class Model:
-    """A valid pack and its base. ``frames`` holds stored chunks made by hand, by (segment, chunk)."""
+    """A valid pack and its base. ``frames`` holds stored chunks made by hand, by (segment, chunk).
+
+    ``after`` is the pack that this one follows, whose result is the base.
+    """
 
     base: dict[str, Tensor] = field(default_factory=dict)
     entries: Sequence[Entry] = ()
@@ -58,6 +61,7 @@ class Model:
     codecs: dict[int, str] = field(default_factory=dict)  # of single segments
     layout: Layout | None = None
     given: dict[str, Tensor] = field(default_factory=dict)  # results known without the oracle, which is slow
+    after: Model | None = None
 
     @cached_property
     def results(self) -> dict[str, Tensor]:
@@ -93,6 +97,7 @@ class Change:
     """One named change; the fields are in the order of assembly."""
 
     parts: Mapping[str, bytes] = field(default_factory=dict)  # "tensor/component/part" -> other items
+    heads: Mapping[str, Sequence[Edit | Patch]] = field(default_factory=dict)  # of the layout, also the index, by name
     content: Mapping[int, Sequence[Patch]] = field(default_factory=dict)  # digest in MANIFEST repaired
     results: Mapping[str, bytes] = field(default_factory=dict)  # what MANIFEST promises instead; both digests repaired
     manifest: Sequence[Edit] = ()
@@ -124,6 +129,7 @@ class Files:
     storage: Any
     pack_id: str
     data: bytes = b""
+    before: bytes = b""  # the pack that this one follows
 
 
 def assembled(model: Model, changes: Sequence[Change] = ()) -> Files:
@@ -139,7 +145,21 @@ def assembled(model: Model, changes: Sequence[Change] = ()) -> Files:
         manifest_bytes = patched(manifest_bytes, change.manifest_wire)
         storage_bytes = patched(storage_bytes, change.storage_wire)
     pack = file_of(manifest_bytes, storage_bytes, data, changes)
-    return Files(pack, base_file(model.base, changes), manifest, storage, sha256(manifest_bytes).hex(), data)
+    pack_id = sha256(manifest_bytes).hex()
+    if model.after is None:
+        return Files(pack, base_file(model.base, changes), manifest, storage, pack_id, data)
+    assert model.base == model.after.results, "a pack follows another one's result"
+    before = assembled(model.after)
+    return Files(pack, base_file(model.after.base, changes), manifest, storage, pack_id, data, before.pack)
+
+
+def layout_of(model: Model, changes: Sequence[Change]) -> list[tuple[str, bytes]]:
+    """Index and heads of a pack, in the order in which they are stored; none where it has no layout."""
+    contents = dict(model.layout.contents if model.layout else [])
+    for change in changes:
+        for name, edits in change.heads.items():
+            contents[name] = rewritten(contents[name], edits, name.endswith(".safetensors"))
+    return list(contents.items())
 
 
 def _with_parts(entry: Entry, changes: Sequence[Change]) -> Entry:
@@ -157,6 +177,19 @@ def _with_parts(entry: Entry, changes: Sequence[Change]) -> Entry:
     return replace(entry, components=components)
 
 
+def folder_of(model: Model, changes: Sequence[Change]) -> list[tuple[str, bytes]]:
+    """The files that a tool must write into a folder, by name: side files, and where there is a layout its files."""
+    found = {**(model.after.files if model.after else {}), **model.files}
+    for name, data in layout_of(model, changes):
+        found[name] = data
+        if name.endswith(".safetensors"):
+            header = json.loads(data[8:])
+            header.pop("__metadata__", None)
+            order = sorted(header, key=lambda each: header[each]["data_offsets"])
+            found[name] += b"".join(model.results[each].data for each in order)
+    return sorted(found.items())
+
+
 @dataclass
 class Content:
     planes: list[int]  # lengths
@@ -170,7 +203,7 @@ def _contents(entries: Sequence[Entry], model: Model, changes: Sequence[Change])
         for component in entry.components or []:
             planes = [len(plane) for part in component.parts for plane in part.planes()]
             found.append(Content(planes, component.content(), b""))
-    whole = [*sorted(model.files.items()), *(model.layout.contents if model.layout else [])]
+    whole = [*sorted(model.files.items()), *layout_of(model, changes)]
     found += [Content([len(data)], data, b"") for _, data in whole]
     for change in changes:
         for index, patches in change.content.items():
@@ -213,7 +246,8 @@ def _manifest(model: Model, entries: Sequence[Entry], contents: Sequence[Content
     for each in plain["files"]:
         each["sha256"] = next(digests)
     if model.layout is not None:
-        listed = [{"length": len(data), "name": name, "sha256": next(digests)} for name, data in model.layout.contents]
+        laid = layout_of(model, changes)
+        listed = [{"length": len(data), "name": name, "sha256": next(digests)} for name, data in laid]
         index = {"index": listed.pop(0)} if model.layout.index else {}
         plain["layout"] = {"shards": listed, **index}
     return plain
@@ -311,5 +345,5 @@ def base_file(base: Mapping[str, Tensor], changes: Sequence[Change]) -> bytes:
 
 __all__ = [
     "Change", "Component", "Content", "Entry", "Files", "Layout", "Model", "Part", "Tensor", "assembled", "base_file",
-    "chunked", "contents_of", "file_of", "made_of", "sha256",
+    "chunked", "contents_of", "file_of", "folder_of", "made_of", "sha256",
 ]  # fmt: skip

@@ -149,6 +149,26 @@ def truncate(at: int | str) -> Patch:
     return {"at": at, "truncate": True}
 
 
+def replaced(text: str, by: str | bytes) -> Edit:
+    """Of a head or an index: ``text``, which is there once, becomes ``by``."""
+    return {"replace": text, "by": by}
+
+
+def rewritten(data: bytes, edits: Sequence[Edit | Patch], is_head: bool) -> bytes:
+    """A head or index after ``edits``: replacements, which repair the length of a head, or byte patches."""
+    found = data
+    for edit in edits:
+        if "replace" not in edit:
+            found = patched(found, [edit])
+            continue
+        text, by = edit["replace"].encode(), edit["by"]
+        assert found.count(text) == 1, f"{edit['replace']!r} is there {found.count(text)} times"
+        found = found.replace(text, by.encode() if isinstance(by, str) else by)
+        if is_head:
+            found = (len(found) - 8).to_bytes(8, "little") + found[8:]
+    return found
+
+
 def patched(data: bytes, patches: Sequence[Patch], marks: Mapping[str, int] | None = None) -> bytes:
     """``data`` after ``patches``. ``at`` is a number (from the end where negative) or ``mark+number``."""
     found = bytearray(data)

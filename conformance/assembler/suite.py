@@ -10,7 +10,7 @@ from typing import Any
 
 from conformance import assemble as oracle
 
-from .draft import Change, Files, Model
+from .draft import Change, Files, Model, folder_of
 
 WALL_S, RSS_MB = 10, 256
 CLASSES = {
@@ -18,7 +18,7 @@ CLASSES = {
     "integrity": "IntegrityError", "payload": "PayloadError", "unsupported": "UnsupportedError",
     "limit": "LimitError", "base": "BaseMismatchError", "checkpoint": "CheckpointError",
 }  # fmt: skip
-NEEDS_BASE = ("decode", "slice", "apply")
+NEEDS_BASE = ("decode", "slice", "apply", "folder")
 
 
 def rendering_digest(document: Any) -> str:
@@ -59,6 +59,8 @@ class Case:
             "op": self.op,
             "inputs": {"pack": _input(files.pack)},
         }
+        if self.op == "folder" and files.before:
+            found["inputs"]["before"] = _input(files.before)
         if self.with_base:
             found["inputs"]["base"] = _input(files.base)
         found["args"] = self._args()
@@ -96,13 +98,17 @@ class Case:
             found["pack_id"] = files.pack_id
             found["manifest"] = rendering_digest(oracle.rendered(files.manifest))
             found["storage"] = rendering_digest(oracle.rendered(files.storage))
+        elif self.op == "folder":
+            found["files"] = [{"name": name, **_input(data)} for name, data in folder_of(self.model, self.changes)]
+            if self.model.layout is None:
+                found["outputs"] = self._outputs()
         elif self.op in NEEDS_BASE:
             found["outputs"] = self._outputs()
         return found
 
     def _outputs(self) -> list[dict[str, Any]]:
         results = self.model.results
-        names = list(results) if self.op == "apply" else [self.tensor]
+        names = list(results) if self.op in ("apply", "folder") else [self.tensor]
         found = []
         for name in names:
             made = results[name]

@@ -86,7 +86,8 @@ def parse_header(raw: bytes | bytearray, data_nbytes: int | None, limits: Limits
 def parse_json_object(raw: bytes | bytearray, code: str, limits: Limits) -> dict[str, Any]:
     """Parse UTF-8 JSON that must be one object, with every key once and finite numbers; ``code`` for what is not.
 
-    A key that comes twice is checkpoint.duplicate: readers differ in which one they believe.
+    A key that comes twice is checkpoint.duplicate: readers differ in which one they believe. -0 becomes a float, so
+    that it is no size to those who look for one.
     """
     # every value but the first follows one of these, so this bounds the memory that parsing takes
     limits.require("header_nodes", sum(raw.count(mark) for mark in (b",", b":", b"[")), "JSON")
@@ -96,13 +97,14 @@ def parse_json_object(raw: bytes | bytearray, code: str, limits: Limits) -> dict
             object_pairs_hook=_unique_pairs,
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
+            parse_int=_integer if b"-0" in raw else None,
         )
     except UnicodeDecodeError as failure:
         raise error(code, "", f"is not UTF-8 at byte {failure.start}") from failure
     except ValueError as failure:
         raise error(code, "", f"is not valid JSON: {failure}") from failure
     except RecursionError as failure:
-        raise error(code, "", "is JSON nested too deeply") from failure
+        raise error("limit.exceeded", "", "is JSON nested too deeply for this reader") from failure
     if not isinstance(found, dict):
         raise error(code, "", "is JSON, but not an object")
     return found
@@ -146,6 +148,10 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _integer(text: str) -> int | float:
+    return float(text) if text == "-0" else int(text)
 
 
 def _finite_float(text: str) -> float:

@@ -6,6 +6,7 @@ The rule: heads and index of a pack say what the result is, nothing more and not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,8 +78,14 @@ def _parse_head(name: str, raw: bytes, limits: Limits) -> Head:
 def _require_index(raw: bytes, home: Mapping[str, str], limits: Limits) -> None:
     """An index names files to the programs that load the result: these files, and no other."""
     with _layout_errors("layout index"):
-        mapped = parse_json_object(raw, "checkpoint.index", limits).get("weight_map")
-    if mapped != home:
+        found = parse_json_object(raw, "checkpoint.index", limits)
+    try:
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as failure:
+        raise error("payload.layout", "layout index", "holds half a surrogate pair, no character") from failure
+    except RecursionError as failure:
+        raise error("limit.exceeded", "layout index", "is JSON nested too deeply for this reader") from failure
+    if found.get("weight_map") != home:
         raise error("payload.layout", "layout index", "its weight_map is not what the heads say")
 
 

@@ -14,6 +14,7 @@
 | encodings.py   | encodings/*.md                                              |
 | apply.py       | apply.md, container.md (stages 13 to 15)                    |
 | safetensors.py | no page: the checkpoint files a base and a result come as   |
+| layout.py      | manifest.md (Layout)                                        |
 | __main__.py    | the adapter of the conformance protocol                     |
 | selftest.py    | examples.md and every worked example                        |
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from mini.apply import Pack, apply, apply_one
 from mini.codec import CODECS
 from mini.errors import DEFAULTS, Limits, Refusal
 from mini.fields import render
+from mini.layout import make_files
 from mini.safetensors import Checkpoint, Stored, read_checkpoint, write_checkpoint
 
 Answer = dict[str, Any]
@@ -110,6 +112,38 @@ def apply_all(request: Answer) -> Answer:
     return {}
 
 
+def apply_folder(request: Answer) -> Answer:
+    """Packs one after the other, the result as the files of a folder."""
+    limits, given = read_limits(request), Path(request["base"])
+    result = open_base({**request, "base": str(given / "model.safetensors")})
+    files: dict[str, Any] = {path.name: path.read_bytes() for path in given.iterdir() if path.suffix == ".json"}
+    layout: dict[str, bytes] = {}
+    for pack_path in request["packs"]:
+        with open_pack({**request, "pack": pack_path}) as pack:
+            result, brought = apply(pack, result)
+            files |= brought  # apply.side-files
+            layout = make_files(pack, result, limits) if pack_path == request["packs"][-1] else {}  # apply.layout
+    write_folder(Path(request["out"]), files | (layout or {"model.safetensors": result}))
+    return {}
+
+
+def write_folder(out: Path, files: dict[str, Any]) -> None:
+    """apply.complete: the folder gets its name when it holds everything; safe.no-paths: it is new, so without links."""
+    beside = out.with_name(f"{out.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir()
+        for name, data in files.items():
+            with (beside / name).open("xb") as file:
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    write_checkpoint(file, data)
+        beside.rename(out)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise Refusal("output.failed", f"{out}: {error.strerror}") from None
+
+
 def write_whole(outputs: dict[str, Any], request: Answer) -> None:
     """apply.complete: everything is written under other names first; a rename never goes through a link."""
     inputs = [os.path.realpath(request[key]) for key in ("pack", "base")]
@@ -142,6 +176,7 @@ OPS: dict[str, Callable[[Answer], Answer]] = {
     "decode": decode,
     "slice": slice_rows,
     "apply": apply_all,
+    "folder": apply_folder,
 }
 
 

@@ -165,7 +165,7 @@ def apply(pack: Pack, base: Checkpoint) -> tuple[Checkpoint, dict[str, bytes]]:
     for entry in made:
         if entry.alias is not None:  # apply.alias
             result[entry.name] = result[entry.alias]
-    return result, files
+    return dict(sorted(result.items())), files
 
 
 def apply_one(pack: Pack, base: Checkpoint, name: str) -> Stored:

@@ -37,34 +37,72 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def no_constant(text: str) -> Any:
+    raise ValueError(text)
+
+
+def strict_json(data: bytes) -> Any:
+    """manifest.md, Layout. An integer with a sign becomes a float, which is no size."""
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=no_duplicates,
+            parse_constant=no_constant,
+            parse_int=lambda digits: float(digits) if digits.startswith("-") else int(digits),
+        )
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair has no UTF-8
+    except RecursionError:  # reader.limits
+        raise Refusal("limit.exceeded", "JSON nested deeper than this reader goes") from None
+    except ValueError:
+        raise header_refusal("the header is not JSON") from None
+    return value
+
+
+@dataclass
+class Place:
+    """Where a header puts a tensor, whose digest it does not say."""
+
+    name: str
+    tensor: Tensor
+    begin: int
+    end: int
+
+
+def read_header(header: bytes, limits: Limits) -> list[Place]:
+    """The tensors of a header in the order of their data."""
+    if not header.startswith(b"{"):
+        raise header_refusal("the header is no JSON object")
+    values = strict_json(header)
+    metadata = values.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise header_refusal("__metadata__ is not a map of strings")
+    within(limits, "tensors", len(values), "the checkpoint")  # limit.exceeded/base
+    places = [read_place(name, value, limits) for name, value in values.items()]
+    places.sort(key=lambda place: (place.begin, place.end))
+    at = 0
+    for place in places:
+        if place.begin != at:
+            raise Refusal("checkpoint.layout", f"tensor {place.name} begins at {place.begin} instead of {at}")
+        at = place.end
+    return places
+
+
 def read_checkpoint(file: BinaryIO, limits: Limits) -> Checkpoint:
     """The whole file is read once, so that what is used is what was verified (integrity.source-changed)."""
     length = int.from_bytes(file.read(8), "little")
     within(limits, "checkpoint_header_bytes", length, "header of the checkpoint")
     header = file.read(length)
     data = file.read()
-    if len(header) != length or not header.startswith(b"{"):
-        raise header_refusal("the header is cut or is no JSON object")
-    try:
-        values = json.loads(header.decode("utf-8"), object_pairs_hook=no_duplicates)
-    except (ValueError, RecursionError):
-        raise header_refusal("the header is not JSON") from None
-    metadata = values.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise header_refusal("__metadata__ is not a map of strings")
-    within(limits, "tensors", len(values), "the checkpoint")  # limit.exceeded/base
-    places = [(*read_place(name, value, limits), name) for name, value in values.items()]
-    at = 0
-    for begin, end, _, name in sorted(places, key=lambda place: place[:2]):
-        if begin != at:
-            raise Refusal("checkpoint.layout", f"tensor {name} begins at {begin} instead of {at}")
-        at = end
-    if at != len(data):
-        raise Refusal("checkpoint.layout", f"the tensors end at {at}, the file has {len(data)} bytes of data")
+    if len(header) != length:
+        raise header_refusal("the header is cut")
+    places = read_header(header, limits)
+    if sum(place.tensor.size for place in places) != len(data):
+        raise Refusal("checkpoint.layout", f"the tensors do not fill the {len(data)} bytes of data")
     listing = {}
-    for begin, end, tensor, name in sorted(places, key=lambda place: place[3]):  # ascending by the bytes of the names
-        digest = hashlib.sha256(data[begin:end]).digest()
-        listing[name] = Stored(Tensor(tensor.dtype, tensor.shape, digest), data[begin:end])
+    for place in sorted(places, key=lambda place: place.name):  # ascending by the bytes of the names
+        bits = data[place.begin : place.end]
+        digest = hashlib.sha256(bits).digest()
+        listing[place.name] = Stored(Tensor(place.tensor.dtype, place.tensor.shape, digest), bits)
     return listing
 
 
@@ -72,7 +110,7 @@ def is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
 
 
-def read_place(name: str, value: Any, limits: Limits) -> tuple[int, int, Tensor]:
+def read_place(name: str, value: Any, limits: Limits) -> Place:
     where = f"tensor {name} of the checkpoint"
     if name == "" or not is_visible(name):  # apply.base-names
         raise Refusal("checkpoint.name", f"{where}: a pack cannot hold the name")
@@ -89,7 +127,7 @@ def read_place(name: str, value: Any, limits: Limits) -> tuple[int, int, Tensor]
     begin, end = offsets
     if end - begin != tensor.size:
         raise Refusal("checkpoint.layout", f"{where}: data_offsets {begin} to {end} for {tensor.size} bytes")
-    return begin, end, tensor
+    return Place(name, tensor, begin, end)
 
 
 def write_checkpoint(file: BinaryIO, checkpoint: Checkpoint) -> None:

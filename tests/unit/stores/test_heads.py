@@ -98,6 +98,7 @@ INDICES: dict[str, bytes] = {
     "a path": index(**{**MAP, "a": "../../etc/x.safetensors"}),
     "a key twice": b'{"weight_map": {}, "weight_map": ' + json.dumps(MAP).encode() + b"}",
     "not a number": index(**MAP).replace(b"11", b"NaN"),
+    "half a surrogate pair": index(**MAP).replace(b"11", b'["\\udc00"]'),
 }
 
 
