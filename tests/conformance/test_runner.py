@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as Xml
 
 import pytest
 
 from conformance import build, runner
+from conformance.assembler.draft import folder_of
+from conformance.sources import folders
 
 ONLY = ["magic-zip", "decode-new", "container-identical-validate", "container-identical-inspect", "slice-rows-0-1"]
 LIBRARY = [sys.executable, str(build.ROOT / "adapters" / "library.py")]
@@ -140,3 +145,65 @@ def test_a_reader_that_reads_what_it_should_not(tmp_path):
     path.write_text(READS_ALL.format(root=str(build.ROOT.parent)))
     report = runner.run([sys.executable, str(path)], ["found-inspect-reads-no-data", "container-identical-inspect"])
     assert Counter(each.outcome for each in report.results) == {"reads": 1, "pass": 1}
+
+
+def case_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((build.CASES / "folders" / f"{name}.json").read_bytes())
+    return found
+
+
+def fill_one(out: Path) -> None:
+    """What ``folder-one`` must make."""
+    out.mkdir()
+    for name, data in folder_of(folders.IN_ONE, ()):
+        (out / name).write_bytes(data)
+
+
+def fill_plain(out: Path) -> None:
+    """What ``folder-plain`` may make: two shards, whatever they are called."""
+    out.mkdir()
+    (out / "config.json").write_bytes(folders.FILES["config.json"])
+    names = sorted(folders.RESULT)
+    for k, part in enumerate((names[:2], names[2:])):
+        data = b"".join(folders.RESULT[name].data for name in part)
+        (out / f"{k}.safetensors").write_bytes(folders.head(folders.header_of(part)) + data)
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {  # what is done to a right folder; the cases that notice
+    "nothing": (lambda out: None, ""),
+    "a free file": (lambda out: (out / "notes.txt").write_text("free"), ""),
+    "a shard of nothing": (lambda out: (out / "x.safetensors").write_bytes(b"\2" + bytes(7) + b"{}"), "one"),
+    "a shard that is none": (lambda out: (out / "x.safetensors").write_bytes(bytes(8)), "one plain"),
+    "tensors twice": (lambda out: shutil.copy(min(out.glob("*.safetensors")), out / "x.safetensors"), "one plain"),
+    "an index": (lambda out: (out / "x.safetensors.index.json").write_text("{}"), "one"),
+    "the base's side file": (lambda out: (out / "config.json").write_text("{}"), "one plain"),
+    "a byte more": (lambda out: longer(min(out.glob("*.safetensors"))), "one"),
+    "a file less": (lambda out: min(out.glob("*.safetensors")).unlink(), "one plain"),
+    "another name": (lambda out: min(out.glob("*.safetensors")).rename(out / "x.safetensors"), "one"),
+    "a folder": (lambda out: (out / "more").mkdir(), "one plain"),
+    "a link": (lambda out: (out / "more").symlink_to("config.json"), "one plain"),
+    "a link to the folder": (lambda out: out.symlink_to(out.rename(out.with_name("beside"))), "one plain"),
+    "no folder": (shutil.rmtree, "one plain"),
+}
+
+
+@pytest.mark.parametrize("name", ["one", "plain"])
+@pytest.mark.parametrize(("spoil", "noticed"), SPOILED.values(), ids=SPOILED)
+def test_a_folder_is_looked_at(tmp_path, name, spoil, noticed):
+    out = tmp_path / "out"
+    {"one": fill_one, "plain": fill_plain}[name](out)
+    spoil(out)
+    outcome, _ = runner.judge(case_of(f"folder-{name}"), {"ok": True}, out)
+    assert outcome == ("wrong" if name in noticed.split() else "pass")
+
+
+def test_nothing_may_be_left_of_a_folder_that_is_refused(tmp_path):
+    refusal = {"ok": False, "class": "PayloadError", "code": "payload.layout"}
+    out = tmp_path / "out"
+    for leave, expected in ((lambda: None, "pass"), (out.mkdir, "wrong")):
+        leave()
+        assert runner.judge(case_of("folder-head-gap"), refusal, out)[0] == expected

@@ -6,7 +6,7 @@ import * as reader from './reader.mjs';
 
 const NAME = 'js';
 const VERSION = '1';
-const OPS = ['validate', 'inspect', 'decode', 'slice', 'apply'];
+const OPS = ['validate', 'inspect', 'decode', 'slice', 'apply', 'folder'];
 
 function load(path, what) {
   if (typeof path !== 'string') refuse('usage.argument', `${what} is not a path`);
@@ -58,6 +58,20 @@ function store(path, pieces) {
   }
 }
 
+/** [apply.complete], [safe.no-paths]: a new folder, so without links, that gets its name when it holds everything. */
+function storeFolder(path, files) {
+  const temporary = `${path}.${process.pid}.part`;
+  try {
+    fs.mkdirSync(temporary);
+    for (const [name, pieces] of files) store(`${temporary}/${name}`, pieces);
+    fs.renameSync(temporary, path);
+  } catch (e) {
+    fs.rmSync(temporary, { recursive: true, force: true });
+    if (e instanceof Refusal) throw e;
+    refuse('output.failed', `out: ${e.code}`);
+  }
+}
+
 const shown = ({ dtype, shape }) => ({ dtype: dtype.name, shape: shape.map((n) => (typeof n === 'bigint' ? String(n) : n)) });
 
 function answer(request) {
@@ -91,6 +105,11 @@ function answer(request) {
     case 'apply':
       store(request.out, reader.writeSafetensors(reader.apply(pack(), base, options).tensors));
       return {};
+    case 'folder': {
+      const given = () => reader.openBase(load(`${request.base}/model.safetensors`, 'base'), options);
+      storeFolder(request.out, reader.applyFolder(request.packs.map((path) => () => load(path, 'pack')), given, options));
+      return {};
+    }
     default:
       return null;
   }

@@ -2,9 +2,10 @@
 import { Base, makeAll, makeTensor, verifyBase, verifyOne } from './apply.mjs';
 import { headLength, readContainer } from './container.mjs';
 import { Refusal, refuse } from './errors.mjs';
+import { layoutFiles } from './layout.mjs';
 import { makeLimits } from './limits.mjs';
 import { readManifest } from './manifest.mjs';
-import { readSafetensors } from './safetensors.mjs';
+import { readSafetensors, writeSafetensors } from './safetensors.mjs';
 import { readContent, readStorage } from './storage.mjs';
 import { check, open, rendering } from './wire.mjs';
 
@@ -64,6 +65,23 @@ export function apply(file, base, options = {}) {
   }
   const files = pack.manifest.files.map((f) => ({ name: f.name, bytes: readContent(f, pack.storage, pack.data, pack.limits) }));
   return { tensors, files, pack };
+}
+
+/**
+ * What stands in the folder of a result that packs, one after the other, make: Map of name to pieces. `tensors` of the last
+ * pack's result without layout are one file. [apply.layout], [apply.side-files]
+ */
+export function applyFolder(packs, base, options = {}) {
+  const files = new Map();
+  let made = null;
+  for (const pack of packs) {
+    const before = made && new Base(made.tensors);
+    made = apply(pack(), before ?? base, options);
+    for (const { name, bytes } of made.files) files.set(name, [bytes]);
+  }
+  const shards = layoutFiles(made.pack, made.tensors);
+  if (shards.size === 0) shards.set('model.safetensors', writeSafetensors(made.tensors));
+  return new Map([...files, ...shards]);
 }
 
 /**

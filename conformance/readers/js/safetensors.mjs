@@ -1,102 +1,27 @@
 // A strict little reader and writer of safetensors, for bases and results. Its refusals are codes of tools (errors.md):
 // when they occur is not defined by the specification.
 import { refuse } from './errors.mjs';
+import { parseJson } from './json.mjs';
 import { within } from './limits.mjs';
 import { compareBytes } from './manifest.mjs';
 import { dtypeOf } from './numerics.mjs';
 import { utf8 } from './wire.mjs';
 
-const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const where = 'safetensors header';
 const wrong = (what) => refuse('checkpoint.header', what, where);
-
-/** JSON as the header needs it: objects as arrays of pairs, so that a key that comes twice is seen. Integers as BigInt. */
-function parseJson(text) {
-  let at = 0;
-  const space = () => { while (at < text.length && ' \t\n\r'.includes(text[at])) at++; };
-  const take = (c) => {
-    if (text[at] !== c) wrong(`'${c}' expected at character ${at}`);
-    at++;
-  };
-  const string = () => {
-    if (text[at] !== '"') wrong(`a string expected at character ${at}`);
-    let end = at + 1;
-    while (end < text.length && text[end] !== '"') end += text[end] === '\\' ? 2 : 1;
-    let value;
-    try {
-      value = JSON.parse(text.slice(at, end + 1));
-    } catch {
-      wrong(`a bad string at character ${at}`);
-    }
-    if (/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(value)) wrong('half a character');
-    at = end + 1;
-    return value;
-  };
-  const list = (open, close, item) => {
-    take(open);
-    const out = [];
-    space();
-    if (text[at] === close) { at++; return out; }
-    for (;;) {
-      space();
-      out.push(item());
-      space();
-      if (text[at] === close) { at++; return out; }
-      take(',');
-    }
-  };
-  const value = (depth) => {
-    if (depth > 4) wrong('nested too deep');
-    if (text[at] === '"') return string();
-    if (text[at] === '[') return list('[', ']', () => value(depth + 1));
-    if (text[at] === '{') return object(depth);
-    const digits = /^(0|[1-9][0-9]{0,19})(?![0-9.eE])/.exec(text.slice(at, at + 24));
-    if (!digits) wrong(`no value of a header at character ${at}`);
-    at += digits[0].length;
-    return BigInt(digits[0]);
-  };
-  const object = (depth) => {
-    const pairs = list('{', '}', () => {
-      const key = string();
-      space();
-      take(':');
-      space();
-      return [key, value(depth + 1)];
-    });
-    const map = new Map(pairs);
-    if (map.size !== pairs.length) refuse('checkpoint.duplicate', 'a key comes twice', where);
-    return map;
-  };
-  const out = object(0);
-  space();
-  if (at !== text.length) wrong('something after the object');
-  return out;
-}
 
 const isSize = (n) => typeof n === 'bigint' && n < 1n << 64n;
 const plain = (n) => (n <= Number.MAX_SAFE_INTEGER ? Number(n) : n);
 
-/** Map of name to {dtype, shape, bytes}, bytes being views into `file`. */
-export function readSafetensors(file, limits) {
-  if (file.length < 8) wrong('no header length');
-  const length = new DataView(file.buffer, file.byteOffset, 8).getBigUint64(0, true);
-  within(limits, 'checkpoint_header_bytes', length, where);
-  if (length > file.length - 8) wrong('the header is cut');
-  const dataStart = 8 + Number(length);
-  let text;
-  try {
-    text = UTF8.decode(file.subarray(8, dataStart));
-  } catch {
-    wrong('not UTF-8');
-  }
-  if (text[0] !== '{') wrong('no object');
-  const header = parseJson(text);
+/** The tensors of a header in the order of their data: [name, {dtype, shape, from, to}]. */
+export function readHeader(bytes, limits) {
+  if (bytes[0] !== 0x7b) wrong('no object');
+  const header = parseJson(bytes);
   if (header.has('__metadata__')) {
     const metadata = header.get('__metadata__');
     if (!(metadata instanceof Map) || ![...metadata.values()].every((v) => typeof v === 'string')) wrong('__metadata__');
     header.delete('__metadata__');
   }
-  const data = file.subarray(dataStart);
   within(limits, 'tensors', header.size, where);                                                 // [limit.exceeded/base]
   const found = [];
   for (const [name, value] of header) {
@@ -111,23 +36,32 @@ export function readSafetensors(file, limits) {
     if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) wrong('data_offsets');
     const dtype = dtypeOf(dtypeName, where);
     const [from, to] = offsets;
-    if (from > to || to > data.length) refuse('checkpoint.layout', 'data outside of the file', where);
     within(limits, 'tensor_rank', shape.length, where);                                          // [limit.exceeded/base]
     const bits = shape.reduce((a, b) => a * b, BigInt(dtype.bits));
     within(limits, 'tensor_bytes', (bits + 7n) / 8n, where);                                     // [limit.exceeded/base]
     if (bits !== (to - from) * 8n) refuse('checkpoint.layout', 'data of another size than the shape', where);
-    found.push([name, { dtype, shape: shape.map(plain), from: Number(from), to: Number(to) }]);
+    found.push([name, { dtype, shape: shape.map(plain), from, to }]);
   }
-  found.sort((a, b) => a[1].from - b[1].from || a[1].to - b[1].to);
-  let end = 0;
-  const tensors = new Map();
-  for (const [name, { dtype, shape, from, to }] of found) {
+  found.sort((a, b) => (a[1].from === b[1].from ? Number(a[1].to - b[1].to) : a[1].from < b[1].from ? -1 : 1));
+  let end = 0n;
+  for (const [, { from, to }] of found) {
     if (from !== end) refuse('checkpoint.layout', 'data with a hole or an overlap', where);
     end = to;
-    tensors.set(name, { dtype, shape, bytes: data.subarray(from, to) });
   }
-  if (end !== data.length) refuse('checkpoint.layout', 'data that no tensor has', where);
-  return tensors;
+  return found;
+}
+
+/** Map of name to {dtype, shape, bytes}, bytes being views into `file`. */
+export function readSafetensors(file, limits) {
+  if (file.length < 8) wrong('no header length');
+  const length = new DataView(file.buffer, file.byteOffset, 8).getBigUint64(0, true);
+  within(limits, 'checkpoint_header_bytes', length, where);
+  if (length > file.length - 8) wrong('the header is cut');
+  const data = file.subarray(8 + Number(length));
+  const found = readHeader(file.subarray(8, 8 + Number(length)), limits);
+  const end = found.length ? found[found.length - 1][1].to : 0n;
+  if (end !== BigInt(data.length)) refuse('checkpoint.layout', `the tensors end at ${end}, the data at ${data.length}`, where);
+  return new Map(found.map(([name, { dtype, shape, from, to }]) => [name, { dtype, shape, bytes: data.subarray(Number(from), Number(to)) }]));
 }
 
 /** The pieces of a safetensors file of the tensors (Map of name to {dtype, shape, bytes}), widest dtype first. */
