@@ -260,7 +260,6 @@ def malformed() -> list[Row]:
         ("shape-point", "A dimension with a fraction of 0", in_a("[2]", "[2.0]")),
         ("shape-exponent", "A dimension with an exponent", in_a("[2]", "[2e0]")),
         ("shape-leading-zero", "A dimension with a leading 0", in_a("[2]", "[02]")),
-        ("shape-true", "A dimension is true", in_a("[2]", "[2,true]")),
         ("shape-negative", "Two negative dimensions", in_a("[2]", "[-2,-1]")),
         ("shape-minus-zero", "A dimension is -0", [replaced("[0,4]", "[-0,4]")]),
         ("shape-deep", "A shape of 100000 brackets", in_a("[2]", "[" * 100_000 + "]" * 100_000)),
@@ -329,11 +328,21 @@ def heads(suite: Suite) -> None:
         ("head-gap-first", "A gap before the first tensor",
          {SECOND: [replaced("[2,4]", "[3,5]"), replaced("[0,2]", "[1,3]")]}, HEADS),
         ("tensor-in-two", "A tensor in two heads", {SECOND: [replaced(tied, tied + twice)]}, TENSORS),
+        ("tensor-in-two-last", "A tensor in two heads, mapped to the second",
+         {SECOND: [replaced(tied, tied + twice)], INDEX: [replaced(f'"b":"{FIRST}"', f'"b":"{SECOND}"')]}, TENSORS),
         ("tensor-alias", "An alias is in no head and not in the index",
          {SECOND: [replaced(tied, "")], INDEX: [replaced(f',"tied":"{SECOND}"', "")]}, TENSORS),
     )  # fmt: skip
     for name, title, changes, requirement in of_two:
         suite.reject(f"folder-{name}", title, "folder-two", Change(heads=changes), "payload.layout", requirement)
+    first = '"shape":[1],"data_offsets":[0,1]'
+    for name, title, text in (
+        ("shape-true", "A dimension of 1 is true", '"shape":[true],"data_offsets":[0,1]'),
+        ("offset-true", "An offset of 1 is true", '"shape":[1],"data_offsets":[0,true]'),
+        ("offset-false", "An offset of 0 is false", '"shape":[1],"data_offsets":[false,1]'),
+    ):
+        change = Change(heads={ONE: [replaced(first, text)]})
+        suite.reject(f"folder-head-{name}", title, "folder-odd-names", change, "payload.layout", HEADS)
 
 
 # ------------------------------------------------------------------------------------------------ the index
