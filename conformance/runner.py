@@ -67,6 +67,7 @@ class Report:
 
     reader: dict[str, Any]
     results: list[Result] = field(default_factory=list)
+    is_partial: bool = False  # only some of the cases were asked
 
     @property
     def failures(self) -> list[Result]:
@@ -76,6 +77,17 @@ class Report:
     @property
     def is_passed(self) -> bool:
         return bool(self.results) and not self.failures
+
+    @property
+    def verdict(self) -> str:
+        """One line: who, and whether it conforms."""
+        ops = ", ".join(self.reader["ops"])
+        if self.is_partial:
+            passed = sum(each.outcome == "pass" for each in self.results)
+            said = f"passes {passed} of the {len(self.results)} cases asked"
+        else:
+            said = f"{'conforms' if self.is_passed else 'does not conform'} in {ops}"
+        return printable(f"{self.reader['name']} {self.reader['version']} {said}")
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headers and rows: how many cases of each area ended how."""
@@ -456,7 +468,7 @@ def run(
     build.ensure_inputs()
     with tempfile.TemporaryDirectory(prefix="skillpack-conformance-") as folder, Adapter(command, memory_mb) as adapter:
         adapter.start()
-        report = Report(adapter.reader)
+        report = Report(adapter.reader, is_partial=bool(patterns))
         for number, (area, case) in enumerate(load_cases(patterns)):
             if case["op"] in adapter.reader["ops"]:
                 result = ask(adapter, area, case, Path(folder, f"out-{number}"), time_factor)
@@ -485,8 +497,7 @@ def show(report: Report, shown: int = 50) -> None:
         print(f"{each.outcome:<12}{each.case} ({each.op}): {each.detail}")
     if len(report.failures) > shown:
         print(f"... and {len(report.failures) - shown} more; --json lists all")
-    name = printable(f"{report.reader['name']} {report.reader['version']}")
-    print(f"{name}: {'conforms' if report.is_passed else 'does not conform'} in {', '.join(report.reader['ops'])}")
+    print(report.verdict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

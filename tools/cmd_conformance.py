@@ -65,7 +65,5 @@ def _show(report: Any) -> None:
     page.table("Failures", ["outcome", "case", "op", "what"], failed[:SHOWN])
     if len(failed) > SHOWN:
         page.line(f"... and {len(failed) - SHOWN} more; --json lists all")
-    verdict = "conforms" if report.is_passed else "does not conform"
-    reader = f"{report.reader['name']} {report.reader['version']}"
-    page.line(f"{reader} {verdict} in {', '.join(report.reader['ops'])}", "green" if report.is_passed else "red")
+    page.line(report.verdict, "green" if report.is_passed else "red")
     page.show()

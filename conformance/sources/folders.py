@@ -105,7 +105,7 @@ def accepted(suite: Suite) -> None:
     shards = {"0.safetensors": "{}", home: header_of(RESULT), "b.safetensors": '{"__metadata__":{}} '}
     mapped = index_of(dict.fromkeys(RESULT, home))
     more = (
-        ("one-index", "One shard and an index", with_layout({home: header_of(RESULT)}, mapped), BY_INDEX),
+        ("one-index", "A folder of one shard and an index", with_layout({home: header_of(RESULT)}, mapped), BY_INDEX),
         ("empty-shards", "Two of three shards hold no tensor", with_layout(shards, mapped), BY_INDEX),
         ("no-tensors", "A result without tensors", kept({}, ()), ""),
     )
@@ -309,7 +309,7 @@ def other_tensors() -> list[Row]:
         ("shape", "A shape with a dimension of 1 more", in_a("[2]", "[2,1]")),
         ("shape-before", "A shape with a dimension of 1 more in front", in_a("[2]", "[1,2]")),
         ("shape-empty", "Another shape of a tensor without elements", [replaced("[0,4]", "[4,0]")]),
-        ("shape-zero", "A shape whose product wraps to 0", [replaced("[0,4]", "[4294967296,4294967296]")]),
+        ("shape-zero", "A head with a shape whose product wraps to 0", [replaced("[0,4]", "[4294967296,4294967296]")]),
         ("shape-rank", "A shape of nine dimensions", in_a("[2]", "[2,1,1,1,1,1,1,1,1]")),
     ]  # fmt: skip
 

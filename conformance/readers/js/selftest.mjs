@@ -163,7 +163,7 @@ for (const name of named('json example=')) {
     ['lowrank', { packing: 'lanes', slices: [{ bitsU: 8, bitsV: 8, rank: 3 }] }, { scales0: bytesOf(lScales), u0: u, v0: v },
       (x, acc, e, i, j) => {
         let dot = 0;
-        for (let k = 0; k < 3; k++) dot += (u[(e * 3 + k) * m + i] - 128) * (v[(e * 3 + k) * n + j] - 128);
+        for (let k = 0; k < 3; k++) dot += (u[(e * m + i) * 3 + k] - 128) * (v[(e * n + j) * 3 + k] - 128);
         return acc + dot * lScales[e];
       }],
     ['factors', { group, packing: 'lanes', scale: t.dtype, bands: [{ code: 'Q8', bits: 8, rank: 2 }] },
@@ -325,7 +325,7 @@ function both(what, code, options) {
 }
 
 both('a pack built here', null, { ...ONE, contents: [ADD] });
-both('two additive components and ulp', null, { ...ONE, contents: [ADD, ADD, [{ encoding: 'ulp' }, [[4, new Uint8Array(8)]]]],
+both('two additive components and ulp', null, { ...ONE, contents: [ADD, ADD, [{ encoding: 'ulp', sort: 'none' }, [[4, new Uint8Array(8)]]]],
   result: T('F32', [2], f32(3, 6)) });
 for (const [what, code, edit] of [
   ['unknown key', 'manifest.unknown-key', (m) => { m.more = 1; }],
@@ -357,7 +357,7 @@ for (const [what, code, edit] of [
   ['too many components', 'limit.exceeded', (m) => { m.tensors[0].components = Array(9).fill(m.tensors[0].components[0]); }],
   ['order of components', 'manifest.components', (m) => {
     const [c] = m.tensors[0].components;
-    m.tensors[0].components = [{ encoding: 'ulp', sha256: c.sha256 }, c];
+    m.tensors[0].components = [{ encoding: 'ulp', sha256: c.sha256, sort: 'none' }, c];
   }],
   ['additive on integers', 'manifest.components', (m) => { m.tensors[0].result.dtype = 'I32'; }],
   ['mode', 'manifest.parameter', (m) => { m.tensors[0].components[0].mode = 'x'; }],
@@ -427,14 +427,14 @@ both('factors rank 0', 'manifest.parameter', { ...ONE, contents: [[{ bands: [{ c
   packing: 'lanes', scale: 'F32' }, []]] });
 both('factors nonfinite', 'payload.nonfinite', { ...ONE, contents: [[{ bands: [{ code: 'F32', rank: 1 }], encoding: 'factors', group: 1,
   packing: 'lanes', scale: 'F32' }, [[4, f32(Infinity)], [4, f32(1)], [4, f32(1, 1)]]]] });
-both('ulp on BOOL', 'manifest.parameter', { base: T('BOOL', [1], Uint8Array.of(0)), result: T('BOOL', [1], Uint8Array.of(1)), contents: [[{ encoding: 'ulp' }, [[1, Uint8Array.of(2)]]]] });
+both('ulp on BOOL', 'manifest.parameter', { base: T('BOOL', [1], Uint8Array.of(0)), result: T('BOOL', [1], Uint8Array.of(1)), contents: [[{ encoding: 'ulp', sort: 'none' }, [[1, Uint8Array.of(2)]]]] });
 for (const kind of ['F64', 'I64', 'U64']) {               // 8 bytes: the pattern 0 one step up
   const up = { F64: 1n, I64: 1n, U64: 1n }[kind];
   both(`ulp ${kind}`, null, { base: T(kind, [1], new Uint8Array(8)), result: T(kind, [1], new Uint8Array(BigUint64Array.of(up).buffer)),
-    contents: [[{ encoding: 'ulp' }, [[8, new Uint8Array(BigUint64Array.of(2n).buffer)]]]] });
+    contents: [[{ encoding: 'ulp', sort: 'none' }, [[8, new Uint8Array(BigUint64Array.of(2n).buffer)]]]] });
   const down = { F64: 1n << 63n, I64: 2n ** 64n - 1n, U64: 2n ** 64n - 1n }[kind];
   both(`ulp ${kind} down`, null, { base: T(kind, [1], new Uint8Array(8)), result: T(kind, [1], new Uint8Array(BigUint64Array.of(down).buffer)),
-    contents: [[{ encoding: 'ulp' }, [[8, new Uint8Array(BigUint64Array.of(1n).buffer)]]]] });
+    contents: [[{ encoding: 'ulp', sort: 'none' }, [[8, new Uint8Array(BigUint64Array.of(1n).buffer)]]]] });
 }
 for (const [name, value] of [['tensors', 0], ['tensor_bytes', 7], ['tensor_rank', 0], ['components', 0], ['name_bytes', 0], ['header_nodes', 10],
   ['header_depth', 3], ['manifest_bytes', 10], ['storage_bytes', 10], ['chunk_bytes', 4095]]) {

@@ -13,6 +13,7 @@ import json
 import math
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -292,21 +293,25 @@ class Codec(unittest.TestCase):
 
 class Tables(unittest.TestCase):
     def test_wire_examples(self) -> None:
-        rows = re.findall(r"^\| (.+?) \| `([0-9A-F ]+)` \| \| (.+?) \| wire\.", page("wire.md"), re.M)
+        rows = re.findall(
+            r"^\| (.+?) \| (`[0-9A-F ]+`(?:, `[0-9A-F ]+`)?) \| \| (.+?) \| wire\.", page("wire.md"), re.M
+        )
         self.assertEqual(len(rows), 6)
         for _, accepted, refused in rows:
-            wire.decode(bytes.fromhex(accepted), "", DEFAULTS)
+            for data in re.findall("`(.+?)`", accepted):
+                wire.decode(bytes.fromhex(data), "", DEFAULTS)
             for data in re.findall("`(.+?)`", refused):
                 with self.assertRaises(Refusal):
                     wire.decode(bytes.fromhex(data), "", DEFAULTS)
 
     def test_tables(self) -> None:
         limits = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", page("limits.md"), re.M))
+        del limits["signature_bytes"]  # of tools that verify signatures
         self.assertEqual({name: int(value) for name, value in limits.items()}, DEFAULTS)
         rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \| (\w+) \| (\w+) \|", page("numerics.md"), re.M)
         expected = [(name, int(bits), kind, add == "yes", ulp == "yes") for name, bits, kind, add, ulp in rows]
         self.assertEqual(expected, [tuple(dtype) for dtype in DTYPES.values()])
-        names = re.findall(r"^\| `([a-z_]+\.[a-z]+)` \|$", page("manifest.md"), re.M)
+        names = re.findall(r"^\| `([A-Za-z_]+\.[a-z]+)` \|$", page("manifest.md"), re.M)
         self.assertEqual(names, FILE_NAMES)
 
     def test_codes_and_ids(self) -> None:
@@ -526,6 +531,9 @@ class Adapter(unittest.TestCase):
             pack, base, out = (str(Path(folder) / name) for name in ("p.skp", "b.safetensors", "out"))
             Path(pack).write_bytes(PACKS["zstd"])
             Path(base).write_bytes(BASES["zstd"])
+            given = Path(folder) / "given"
+            given.mkdir()
+            (given / "model.safetensors").write_bytes(BASES["zstd"])
             both = {"pack": pack, "base": base}
             requests: list[dict[str, Any]] = [
                 {"op": "hello"},
@@ -539,6 +547,7 @@ class Adapter(unittest.TestCase):
                 {"op": "apply", **both, "out": out + "3"},
                 {"op": "revert", **both, "out": out + "4"},
                 {"op": "decode", **both, "tensor": "nothing", "out": out + "5"},
+                {"op": "folder", "packs": [pack], "base": str(given), "out": out + "6"},
                 {"op": "stop"},
             ]
             lines = "".join(json.dumps({"id": k, **request}) + "\n" for k, request in enumerate(requests))
@@ -549,17 +558,19 @@ class Adapter(unittest.TestCase):
                 answers = [json.loads(line) for line in run.stdout.splitlines()]
                 self.assertEqual([a["id"] for a in answers], list(range(len(requests))))
                 self.assertEqual(
-                    [a.get("ok") for a in answers], [True] * 3 + [False] * 2 + [True] * 4 + [None, False, True]
+                    [a.get("ok") for a in answers], [True] * 3 + [False] * 2 + [True] * 4 + [None, False, True, True]
                 )
                 self.assertEqual([answers[k]["code"] for k in (3, 4)], ["limit.exceeded", "framing.magic"])
                 self.assertEqual(answers[5]["manifest"], json.loads(EXAMPLES["json", "manifest", "zstd"]))
                 self.assertEqual((answers[7]["dtype"], answers[7]["shape"]), ("I16", [2]))
                 self.assertEqual(Path(out + "1").read_bytes(), b"\x2a" * 16)
                 self.assertEqual(Path(out + "2").read_bytes().hex(), "feffff7f")
-                self.assertEqual((Path(folder) / "vocab.txt").read_bytes(), b" " * 4096 + b"end\n")
-                with Path(out + "3").open("rb") as file:
-                    result = read_checkpoint(file, DEFAULTS)
-                self.assertEqual({name: stored.data for name, stored in result.items()}["ids"].hex(), "0000feffff7f")
+                self.assertEqual((Path(out + "6") / "vocab.txt").read_bytes(), b" " * 4096 + b"end\n")
+                for path in (Path(out + "3"), Path(out + "6") / "model.safetensors"):
+                    with path.open("rb") as file:
+                        result = read_checkpoint(file, DEFAULTS)
+                    self.assertEqual(result["ids"].data.hex(), "0000feffff7f")
+                shutil.rmtree(out + "6")
 
 
 if __name__ == "__main__":
