@@ -22,6 +22,7 @@ from skillpack_format.names import (
     SHARD_SUFFIX,
     check_layout_name,
     check_side_file_name,
+    check_module_name,
     check_tensor_name,
 )
 
@@ -248,8 +249,7 @@ def parse_entry(plain: Any, where: str, limits: Limits) -> Entry:
     check_tensor_name(name, limits, where)
     where = f"tensor {name!r}"
     module = text(plain, "module", where)
-    if module:
-        check_tensor_name(module, limits, where)
+    check_module_name(module, limits, where)
     alias = text(plain, "alias", where) if "alias" in plain else None
     if alias is not None:
         check_tensor_name(alias, limits, where)

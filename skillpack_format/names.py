@@ -29,6 +29,7 @@ SIDE_FILES: Final = (
 )
 
 
+RESERVED: Final = "__metadata__"  # what stands in the header of a safetensors file beside the tensors
 SHARD_SUFFIX: Final = ".safetensors"
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 LAYOUT_NAME_BYTES: Final = 128
@@ -36,12 +37,18 @@ _LAYOUT_STEM: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def check_tensor_name(name: str, limits: Limits, where: str) -> None:
-    """Refuse a name that is empty, too long, or holds anything but visible ASCII (manifest.name)."""
+    """Refuse a name that is empty, too long, not visible ASCII, or kept by safetensors for itself (manifest.name)."""
+    check_module_name(name, limits, where)
+    if not name or name == RESERVED:
+        message = f"1 or more visible ASCII characters are needed, and not {RESERVED}"
+        raise error("manifest.name", where, f"{name!r} is not a tensor name: {message}")
+
+
+def check_module_name(name: str, limits: Limits, where: str) -> None:
+    """Refuse a name that is too long, or holds anything but visible ASCII (manifest.name)."""
     limits.require("name_bytes", len(name), where)
-    if not name or not all("!" <= char <= "~" for char in name):
-        raise error(
-            "manifest.name", where, f"{name!r} is not a tensor name: 1 or more visible ASCII characters are needed"
-        )
+    if not all("!" <= char <= "~" for char in name):
+        raise error("manifest.name", where, f"{name!r} is not a name: visible ASCII characters are needed")
 
 
 def check_side_file_name(name: str, where: str) -> None:

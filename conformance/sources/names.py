@@ -70,6 +70,22 @@ def tensors(suite: Suite) -> None:
             "limit.exceeded/name manifest.name/module",
             op="validate",
         )
+    suite.accept(
+        "name-metadata-in-part",
+        "A tensor named __metadata__2, of a module named __metadata__",
+        one("__metadata__2", "__metadata__"),
+        "manifest.name manifest.name/module",
+        op="validate",
+    )
+    suite.reject(
+        "name-metadata",
+        "A tensor named __metadata__",
+        OF,
+        Change(manifest=[put(f"tensors/{A}/name", "__metadata__")]),
+        "manifest.name",
+        "manifest.name",
+        "A safetensors file has its metadata under this name.",
+    )
     illegal = {
         "empty": "",
         "space": "a b",
@@ -256,7 +272,7 @@ def aliases(suite: Suite) -> None:
         suite.reject(
             f"alias-{name}", title, listed, Change(manifest=edits), "manifest.alias", requirement, op="validate"
         )
-    for k, name in enumerate(("", "a b", "m\n", "\u00e9", "\x1b[2J")):
+    for k, name in enumerate(("", "a b", "m\n", "\u00e9", "\x1b[2J", "__metadata__")):
         suite.reject(
             f"alias-name-{k}",
             f"An alias of {name!a}",

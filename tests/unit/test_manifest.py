@@ -233,8 +233,9 @@ def test_refuses_a_name_with_anything_but_visible_ascii(name: str) -> None:
     refused("manifest.name", parse, one(name=name))
 
 
-def test_a_module_may_be_empty() -> None:
-    assert parse(one(module="")).tensors[0].module == ""
+@pytest.mark.parametrize("name", ["", "__metadata__"])
+def test_a_module_may_be_called_what_no_tensor_may(name: str) -> None:
+    assert parse(one(module=name)).tensors[0].module == name
 
 
 @pytest.mark.parametrize("name", ["a b", "\x1b[2J", "\u00e9"])

@@ -13,6 +13,7 @@ const FILE_NAMES = new Set(`README.md added_tokens.json chat_template.jinja conf
   vocab.txt`.split(/\s+/));
 
 const VISIBLE = /^[!-~]*$/;
+const UNNAMED = new Set(['', '__metadata__']); // what no tensor is called
 const show = (name) => `tensor ${name.slice(0, 100)}`;
 
 /** A tensor's {dtype, shape, sha256}; elements, bytes, and the matrix view (E, m, n) where it has elements. */
@@ -76,13 +77,13 @@ function readEntry(value, limits, before) {
   within(limits, 'name_bytes', f.name.n, where);                                                // [limit.exceeded/name]
   within(limits, 'name_bytes', f.module.n, where);
   const name = text(f.name);
-  if (name === '' || !VISIBLE.test(name)) refuse('manifest.name', `the name ${name}`, where);   // [manifest.name]
+  if (UNNAMED.has(name) || !VISIBLE.test(name)) refuse('manifest.name', `the name ${name}`, where);   // [manifest.name]
   where = show(name);
   if (!VISIBLE.test(text(f.module))) refuse('manifest.name', 'the module', where);              // [manifest.name/module]
   if (f.alias) {
     within(limits, 'name_bytes', f.alias.n, where);
     const alias = text(f.alias);
-    if (alias === '' || !VISIBLE.test(alias)) refuse('manifest.name', 'the alias', where);      // [manifest.name/alias]
+    if (UNNAMED.has(alias) || !VISIBLE.test(alias)) refuse('manifest.name', 'the alias', where);      // [manifest.name/alias]
   }
   if (before !== null && !(name > before)) refuse('manifest.order', `after ${before}`, where);  // [manifest.order]
   const kind = text(f.class);

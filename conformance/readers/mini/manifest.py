@@ -119,6 +119,10 @@ def is_visible(text: str) -> bool:
     return all("\x21" <= c <= "\x7e" for c in text)
 
 
+def is_tensor_name(text: str) -> bool:
+    return is_visible(text) and text not in ("", "__metadata__")
+
+
 def read_files(values: list[Any], limits: Limits) -> list[SideFile]:
     within(limits, "side_files", len(values), "side files")  # limit.exceeded/side-files
     files = []
@@ -155,13 +159,13 @@ def read_entry(value: Any, number: int, limits: Limits) -> Entry:
     fields = check_map(value, f"entry {number}", ENTRY_KEYS, ENTRY_OPTIONAL)
     name, module = fields["name"], fields["module"]
     where = f"tensor {name}"
-    if name == "" or not is_visible(name):  # manifest.name
-        raise Refusal("manifest.name", f"entry {number}: the name is empty or not visible ASCII: {name}")
+    if not is_tensor_name(name):  # manifest.name
+        raise Refusal("manifest.name", f"entry {number}: no tensor can be called {name}")
     if not is_visible(module):  # manifest.name/module
         raise Refusal("manifest.name", f"{where}: the module is not visible ASCII: {module}")
     alias = fields.get("alias")
-    if alias is not None and (alias == "" or not is_visible(alias)):  # manifest.name/alias
-        raise Refusal("manifest.name", f"{where}: the alias is empty or not visible ASCII")
+    if alias is not None and not is_tensor_name(alias):  # manifest.name/alias
+        raise Refusal("manifest.name", f"{where}: no tensor can be called like the alias")
     within(limits, "name_bytes", len(alias or ""), f"{where}: alias")  # limit.exceeded/name
     within(limits, "name_bytes", len(name), f"entry {number}: name")
     within(limits, "name_bytes", len(module), f"{where}: module")
