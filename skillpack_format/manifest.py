@@ -21,8 +21,8 @@ from skillpack_format.names import (
     INDEX_SUFFIX,
     SHARD_SUFFIX,
     check_layout_name,
-    check_side_file_name,
     check_module_name,
+    check_side_file_name,
     check_tensor_name,
 )
 
