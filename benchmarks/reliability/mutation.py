@@ -93,10 +93,10 @@ class Judge:
             raise session.Failed  # pytest has told why the tests cannot be collected
         try:
             items = {item.nodeid: item for item in session.items}
-            reached = self._in_child(lambda: self._baseline(session.items), 3600)
+            reached = self._in_child(lambda: self._baseline(session.items), 3600, resource.RLIM_INFINITY)
             if not isinstance(reached, dict) or reached["failed"]:
-                print(f"\ntests fail without a mutant: {reached if isinstance(reached, str) else reached['failed']}")
-                raise session.Failed  # of which pytest tells nothing
+                found = reached["failed"] if isinstance(reached, dict) else reached
+                pytest.exit(f"tests fail without a mutant: {found}", returncode=2)
             for done, mutant in enumerate(self.mutants):
                 self.outcome.killers[mutant] = self._kill(mutant, items, reached)
                 if self.outcome.killers[mutant] is None and mutant.key not in self.outcome.equivalents:
@@ -145,7 +145,7 @@ class Judge:
         found = self._in_child(hunt, budget)
         return str(found) if found is not None else None
 
-    def _in_child(self, work: Any, seconds: float) -> Any:
+    def _in_child(self, work: Any, seconds: float, memory: int = MEMORY) -> Any:
         """What ``work`` returns in a forked process of its own; ``time`` where that did not end by itself."""
         answer = self.scratch / "answer.json"
         answer.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ class Judge:
             status = 1
             try:
                 resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
-                resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
                 os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.mkdtemp(dir=self.scratch)
                 answer.write_text(json.dumps(work()))
                 status = 0
