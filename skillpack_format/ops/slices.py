@@ -62,8 +62,7 @@ class Applied:
         """A whole tensor as bit patterns of its shape, proved: base tensor and result have their digests."""
         kind = self._kind(name)
         dtype = dtype_named(kind.dtype)
-        data = b"".join(self._chain.blocks(name))
-        return np.frombuffer(data, dtype.bit_pattern).reshape(kind.shape if dtype.itemsize else -1)
+        return _whole(self._chain, name).reshape(kind.shape if dtype.itemsize else -1)
 
     def get_slice(self, name: str) -> AppliedSlice:
         """A tensor to be indexed: ``m.get_slice(name)[rows, cols]``."""
@@ -124,8 +123,7 @@ class AppliedSlice:
             raise error("usage.argument", self._where, f"{len(shape)} slices of step 1 are taken, not {index!r}")
         whole = (*given, *(slice(None) for _ in shape[len(given) :]))
         if self._mixed() is not None and len(self._components()) > 1:
-            data = b"".join(self._chain.blocks(self._name))
-            return np.frombuffer(data, dtype_named(self._kind.dtype).bit_pattern).reshape(shape)[whole]
+            return _whole(self._chain, self._name).reshape(shape)[whole]
         ranges = [range(*each.indices(size)) for each, size in zip(whole, shape, strict=True)]
         parts = [self._make(window) for window in self._windows(ranges)]
         bits = np.concatenate(parts) if parts else np.empty(0, dtype_named(self._kind.dtype).bit_pattern)
@@ -215,6 +213,14 @@ def open_applied(base: str | Path, pack: str | Path, limits: Limits = DEFAULT_LI
         checkpoint = files.enter_context(open_checkpoint(Path(base), limits))
         opened = files.enter_context(open_pack(Path(pack), limits))
         return Applied(Chain(checkpoint, [opened], 1.0, NUMPY_BENCH), files.pop_all())
+
+
+def _whole(chain: Chain, name: str) -> Array:
+    """The bit patterns of a whole tensor, flat and proved. Every block is copied before the next one takes its place."""
+    data = bytearray()
+    for block in chain.blocks(name):
+        data += block
+    return np.frombuffer(data, chain.specs[name].dtype.bit_pattern)
 
 
 def _is_plain(index: Any) -> bool:

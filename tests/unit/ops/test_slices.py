@@ -30,6 +30,7 @@ from builders import (
 from skillpack_format.dtypes import DTYPES, dtype_named
 from skillpack_format.encodings import dense, lowrank
 from skillpack_format.ops.slices import Applied, open_applied
+from skillpack_format.sources import HASHED_BYTES
 
 CASES = [case for cases in EXAMPLES.values() for case in cases()]
 OURS = [case for case in CASES if dtype_named(case.result.dtype).itemsize]
@@ -71,6 +72,15 @@ def test_unchanged_added_aliased_and_resized_tensors_have_slices_too(tmp_path: P
             assert np.array_equal(applied.get_tensor(name), whole)
             for index in some_slices(what.shape):
                 assert np.array_equal(applied.get_slice(name)[index], whole[index]), (name, index)
+
+
+def test_a_tensor_of_several_blocks_is_whole(tmp_path: Path) -> None:
+    what = kind("U8", 5, HASHED_BYTES // 2)
+    same, other = random_bytes(5 * HASHED_BYTES // 2, 1), random_bytes(5 * HASHED_BYTES // 2, 2)
+    plan = Plan({"changed": same_kind("changed", what, same, ulp_of("U8", same, other))}, unchanged={"same": (what, same)})
+    with opened(tmp_path, plan) as applied:
+        assert applied.get_tensor("changed").tobytes() == other
+        assert applied.get_tensor("same").tobytes() == same
 
 
 def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
