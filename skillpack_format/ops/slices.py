@@ -216,7 +216,7 @@ def open_applied(base: str | Path, pack: str | Path, limits: Limits = DEFAULT_LI
 
 
 def _whole(chain: Chain, name: str) -> Array:
-    """The bit patterns of a whole tensor, flat and proved. Every block is copied before the next one takes its place."""
+    """The bit patterns of a whole tensor, flat and proved. A block is copied before the next one takes its place."""
     data = bytearray()
     for block in chain.blocks(name):
         data += block

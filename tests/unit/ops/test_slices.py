@@ -77,7 +77,9 @@ def test_unchanged_added_aliased_and_resized_tensors_have_slices_too(tmp_path: P
 def test_a_tensor_of_several_blocks_is_whole(tmp_path: Path) -> None:
     what = kind("U8", 5, HASHED_BYTES // 2)
     same, other = random_bytes(5 * HASHED_BYTES // 2, 1), random_bytes(5 * HASHED_BYTES // 2, 2)
-    plan = Plan({"changed": same_kind("changed", what, same, ulp_of("U8", same, other))}, unchanged={"same": (what, same)})
+    plan = Plan(
+        {"changed": same_kind("changed", what, same, ulp_of("U8", same, other))}, unchanged={"same": (what, same)}
+    )
     with opened(tmp_path, plan) as applied:
         assert applied.get_tensor("changed").tobytes() == other
         assert applied.get_tensor("same").tobytes() == same
