@@ -6,7 +6,7 @@ float32 matrix product computes the sum exactly, in any order, on any device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -16,13 +16,13 @@ from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block,
 from skillpack_format.encodings._base import (
     Additive,
     Encoded,
-    Encoding,
     Parts,
     PartSpec,
     Rewriting,
     Target,
     Term,
     Window,
+    Windowed,
 )
 from skillpack_format.errors import error
 from skillpack_format.estimation import Addend, Estimate
@@ -104,12 +104,6 @@ class Adding:
                 dots = np.einsum("er,er->e", u, v)  # sums of integers within 2^24: exact
                 acc[run] += dots.astype(np.float64) * float(each.scales[block.matrix])
 
-    def crop(self, window: Window) -> Adding:
-        e = slice(window.matrix, window.matrix + 1)
-        return Adding(
-            tuple(OpenSlice(each.scales[e], each.u[e, window.rows], each.v[e, window.cols]) for each in self.slices)
-        )
-
     def terms(self) -> tuple[Term, ...]:
         return tuple(
             Term(_repeated(each.scales, each.u.shape[2]), each.u.swapaxes(1, 2), each.v.swapaxes(1, 2))
@@ -177,8 +171,8 @@ class Lowrank:
     def adds(self, params: Params) -> bool:
         return True
 
-    def span(self, params: Params) -> int | None:
-        return None
+    def span(self, params: Params) -> int:
+        return 1
 
     def products(self, params: Params) -> int:
         return sum(each.rank for each in params.slices)
@@ -187,15 +181,26 @@ class Lowrank:
         grid = target.grid
         found: list[PartSpec] = []
         for k, each in enumerate(params.slices):
-            for name, dim, bits in (("u", grid.rows, each.bits_u), ("v", grid.cols, each.bits_v)):
-                nbytes = packing_of.packed_nbytes(grid.stack * each.rank * dim, bits, params.packing)
-                found.append(PartSpec(f"{name}{k}", 1, nbytes))
-            found.insert(3 * k, PartSpec(f"scales{k}", 4, grid.stack))
+            found.append(PartSpec(f"scales{k}", 4, grid.stack))
+            for name, bits, count, _, _ in _factors(each, grid, None):
+                found.append(PartSpec(f"{name}{k}", 1, packing_of.packed_nbytes(count, bits, params.packing)))
         return tuple(found)
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
-        grid = target.grid
-        return Adding(tuple(_open_slice(k, each, params, grid, parts, where) for k, each in enumerate(params.slices)))
+        return _open(params, target, None, parts, where)
+
+    def runs(self, params: Params, target: Target, window: Window) -> Mapping[str, slice]:
+        found = {}
+        for k, each in enumerate(params.slices):
+            found[f"scales{k}"] = slice(window.matrix, window.matrix + 1)
+            for name, bits, count, run, _ in _factors(each, target.grid, window):
+                found[f"{name}{k}"] = packing_of.packed_run(run, count, bits, params.packing)
+        return found
+
+    def open_window(
+        self, params: Params, target: Target, window: Window, parts: Parts, where: str
+    ) -> Additive | Rewriting:
+        return _open(params, target, window, parts, where)
 
 
 def _parse_slice(plain: Any, grid: Grid, where: str) -> SliceParams:
@@ -206,15 +211,32 @@ def _parse_slice(plain: Any, grid: Grid, where: str) -> SliceParams:
     return SliceParams(bits_u, bits_v, integer(plain, "rank", 1, largest, where, "manifest.parameter"))
 
 
-def _open_slice(k: int, params: SliceParams, whole: Params, grid: Grid, parts: Parts, where: str) -> OpenSlice:
-    scales = parts[f"scales{k}"].view(np.float32)
-    require_scales(scales, where)
-    factors = []
-    for name, dim, bits in (("u", grid.rows, params.bits_u), ("v", grid.cols, params.bits_v)):
-        shape = (grid.stack, dim, params.rank)
-        codes = packing_of.unpack(parts[f"{name}{k}"], grid.stack * params.rank * dim, bits, whole.packing, where)
-        factors.append((codes - np.uint8(1 << (bits - 1))).view(np.int8).reshape(shape))  # wraps below zero, as meant
-    return OpenSlice(scales, *factors)
+def _factors(
+    params: SliceParams, grid: Grid, window: Window | None
+) -> Iterator[tuple[str, int, int, slice, tuple[int, int, int]]]:
+    """Of U and V: the name, bits a code, the number of codes; which of them a window needs, None for the whole tensor,
+    and in what shape. The codes of some rows of one matrix lie together, and so do those of some columns.
+    """
+    rows, cols = (window.rows, window.cols) if window else (slice(0, grid.rows), slice(0, grid.cols))
+    first, stack = (window.matrix, 1) if window else (0, grid.stack)
+    for name, bits, dim, chosen in (("u", params.bits_u, grid.rows, rows), ("v", params.bits_v, grid.cols, cols)):
+        shape = stack, chosen.stop - chosen.start, params.rank
+        start = (first * dim + chosen.start) * params.rank
+        run = slice(start, start + shape[0] * shape[1] * shape[2])
+        yield name, bits, grid.stack * dim * params.rank, run, shape
+
+
+def _open(params: Params, target: Target, window: Window | None, parts: Parts, where: str) -> Adding:
+    found = []
+    for k, each in enumerate(params.slices):
+        scales = parts[f"scales{k}"].view(np.float32)
+        require_scales(scales, where)
+        factors = []
+        for name, bits, count, run, shape in _factors(each, target.grid, window):
+            codes = packing_of.unpack_run(parts[f"{name}{k}"], run, count, bits, params.packing, where)
+            factors.append((codes - np.uint8(1 << (bits - 1))).view(np.int8).reshape(shape))  # wraps below zero
+        found.append(OpenSlice(scales, *factors))
+    return Adding(tuple(found))
 
 
 class IntegerSlice(Protocol):
@@ -243,4 +265,4 @@ def packed(slices: Sequence[IntegerSlice], packing: str) -> Encoded:
     return Encoded("lowrank", {"packing": packing, "slices": listed}, parts)
 
 
-ENCODING: Final[Encoding] = Lowrank()
+ENCODING: Final[Windowed] = Lowrank()
