@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from skillpack_format.dtypes import Array, DType, float32_to_bits
+from skillpack_format.dtypes import Array, DType, float32_to_bits, largest_magnitude
 from skillpack_format.errors import error
 from skillpack_format.lazy_numpy import np
 
@@ -174,8 +174,7 @@ def round_to_bits(values: NDArray[np.float32], dtype: DType, where: str) -> Arra
 def require_range(bits: Array, dtype: DType, where: str) -> None:
     """Raise payload.overflow when a rounded sum is infinite."""
     limit = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype.name]
-    magnitude = bits & bits.dtype.type((1 << (dtype.bits - 1)) - 1)
-    if (magnitude >= limit).any():
+    if largest_magnitude(bits) >= limit:
         raise error("payload.overflow", where, f"a result is outside the range of {dtype.name}")
 
 

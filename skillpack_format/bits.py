@@ -75,6 +75,23 @@ def unpack(packed: Codes, count: int, bits: int, packing: str, where: str) -> Co
     return codes[:count]
 
 
+def packed_run(run: slice, count: int, bits: int, packing: str) -> slice:
+    """Which of the bytes of ``count`` packed codes ``unpack_run`` takes for the codes ``run``."""
+    first, last = _groups_of_eight(run, count)
+    return slice(packed_nbytes(first, bits, packing), packed_nbytes(last, bits, packing))
+
+
+def unpack_run(packed: Codes, run: slice, count: int, bits: int, packing: str, where: str) -> Codes:
+    """The codes ``run`` of ``count``, from the bytes ``packed_run``; as ``unpack``."""
+    first, last = _groups_of_eight(run, count)
+    return unpack(packed, last - first, bits, packing, where)[run.start - first : run.stop - first]
+
+
+def _groups_of_eight(run: slice, count: int) -> tuple[int, int]:
+    """From which code to which: eight codes fill whole bytes in either packing."""
+    return run.start // 8 * 8, min(-(-run.stop // 8) * 8, count)
+
+
 def _require_zero(spare: Codes, where: str) -> None:
     if spare.any():
         raise error("payload.padding-bits", where, "a spare bit of the packed codes is set, all must be zero")

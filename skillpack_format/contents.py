@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,14 +211,16 @@ def load(content: Content, extent: Extent, read_at: Reader) -> dict[str, Array]:
     return _joined(content, planes)
 
 
-def load_run(content: Content, extent: Extent, read_at: Reader, run: slice) -> dict[str, Array]:
-    """The items ``run`` of every part, from the chunks that hold them alone (integrity.chunk, payload.frame).
+def load_runs(content: Content, extent: Extent, read_at: Reader, runs: Mapping[str, slice]) -> dict[str, Array]:
+    """The items ``runs`` of every part, from the chunks that hold them alone (integrity.chunk, payload.frame).
 
     A CRC-32 finds damage and no forgery: only ``load`` proves a content (spec/apply.md, "Parts of tensors").
     """
     codec = codec_named(extent.codec, content.where)
     pieces: list[list[Array]] = [[] for _ in content.planes]
+    wanted = [runs[part.name] for part in content.parts for _ in range(part.width)]  # of every plane
     for index, start, at, chunk in _placed_chunks(content, extent):
+        run = wanted[index]
         if start < run.stop and run.start < start + chunk.nbytes:
             offset = extent.offset + at
             stored = read_at(offset, chunk.stored)

@@ -107,6 +107,15 @@ def require_bool(bits: Array, dtype: DType, where: str) -> None:
         raise error("payload.value", where, "a BOOL is neither 0 nor 1")
 
 
+def largest_magnitude(bits: Array) -> int:
+    """The pattern, without its sign, of the value farthest from zero of F32, F16 or BF16; 0 where there is none."""
+    top = (1 << (8 * bits.itemsize - 1)) - 1
+    signed = bits.view(
+        f"<i{bits.itemsize}"
+    )  # the largest is a positive one's pattern, of the unsigned a negative one's
+    return max(int(bits.max(initial=0)) & top, int(signed.max(initial=0)))
+
+
 def bits_to_float64(bits: Array, dtype: DType) -> NDArray[np.float64]:
     """The exact values of F32, F16 or BF16 bit patterns, any shape."""
     with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one, which is no error here

@@ -13,7 +13,15 @@ from skillpack_format import estimation
 from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, require_range, round_to_bits
 from skillpack_format.contents import is_compatible, target_of
 from skillpack_format.digest import Bytes, TensorKind
-from skillpack_format.dtypes import Array, DType, bits_to_float32, convert_bits, dtype_named, tensor_nbytes
+from skillpack_format.dtypes import (
+    Array,
+    DType,
+    bits_to_float32,
+    bits_to_float64,
+    convert_bits,
+    dtype_named,
+    tensor_nbytes,
+)
 from skillpack_format.encodings._base import Additive, Rewriting
 from skillpack_format.lazy_numpy import np
 
@@ -88,6 +96,7 @@ def made_blocks(
     """The result in blocks: which elements, in order and without gap, and their bit patterns.
 
     ``read`` gives the bit patterns, of ``dtype``, of elements of START; it is asked for each block once, in order.
+    A block is valid until the next one is asked for.
     Where components add and one rewrites, there is one block: they see the tensor in different pieces.
     """
     target = target_of(result)
@@ -125,12 +134,19 @@ def _added_blocks(
     where: str,
 ) -> Iterator[tuple[slice, Array]]:
     """START with what the additive components add, in blocks of rows."""
-    for block in grid.blocks(bench.block_items):
+    is_estimated = bench.estimates and source_dtype.name == dtype.name == "BF16" and _has_estimate(additive)
+    for block in grid.blocks(estimation.BLOCK_ITEMS if is_estimated else bench.block_items):
         source = read(block.items)
-        bits = source if source_dtype == dtype else convert_bits(source, source_dtype, dtype)
-        if additive:
-            bits = _add(source, source_dtype, bits, dtype, block, additive, bench, where)
+        bits = _estimated(source, additive[0], dtype, block, where) if is_estimated else None
+        if bits is None:
+            bits = source if source_dtype == dtype else convert_bits(source, source_dtype, dtype)
+            if additive:
+                bits = _add(source, source_dtype, bits, dtype, block, additive, bench, where)
         yield block.items, bits
+
+
+def _has_estimate(additive: Sequence[Additive]) -> bool:
+    return len(additive) == 1 and hasattr(additive[0], "estimate")  # see encodings._base.Estimating
 
 
 def delta_of(grid: Grid, additive: Sequence[Additive], bench: Bench) -> NDArray[np.float32]:
@@ -158,9 +174,6 @@ def _add(
     values = bits_to_float32(source, source_dtype)
     touched = _touched(additive, block)
     require_finite(values if touched is None else values[touched], where, "the base")
-    made = _estimated(values, additive, block, dtype, bench, where) if dtype.name == "BF16" else None
-    if made is not None:
-        return made
     with np.errstate(invalid="ignore"):  # a signalling NaN that no component addresses is no error
         acc = bench.float64(values.reshape(block.shape) + np.float32(0))  # num.zero: -0 counts as +0
     for component in additive:
@@ -173,20 +186,14 @@ def _add(
     return made
 
 
-def _estimated(
-    values: NDArray[np.float32], additive: Sequence[Additive], block: Block, dtype: DType, bench: Bench, where: str
-) -> Array | None:
+def _estimated(start: Array, component: Any, dtype: DType, block: Block, where: str) -> Array | None:
     """What ``_add`` makes, by an estimate of every element; None where that cannot be, or settles too few."""
-    component: Any = additive[0]
-    if len(additive) > 1 or not bench.estimates or not hasattr(component, "estimate"):  # see encodings._base.Estimating
-        return None
     estimate = component.estimate(block)
-    if estimate is None:
+    found = estimation.settle(start, estimate) if estimate is not None else None
+    if found is None or found[1].size > start.size // 16:
         return None
-    made, positions = estimation.settle(values.reshape(block.shape), estimate)
-    if positions.size > made.size // 16:
-        return None
-    acc = (values[positions] + np.float32(0)).astype(np.float64)  # num.zero
+    made, positions = found
+    acc = bits_to_float64(start[positions], dtype) + 0.0  # num.zero
     component.add_at(acc, block, positions)
     with np.errstate(over="ignore", under="ignore"):
         made[positions] = round_to_bits(acc.astype(np.float32), dtype, where)
@@ -196,10 +203,12 @@ def _estimated(
 
 def _touched(additive: Sequence[Additive], block: Block) -> NDArray[np.bool_] | None:
     """The elements of the flat block that any component addresses; None for all of them."""
-    mask = np.zeros(block.items.stop - block.items.start, np.bool_)
+    found = []
     for component in additive:
         positions = component.touched(block)
         if positions is None:
             return None
-        mask[positions] = True
+        found.append(positions)
+    mask = np.zeros(block.items.stop - block.items.start, np.bool_)
+    mask[np.concatenate(found)] = True
     return mask

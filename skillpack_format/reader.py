@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.catalog import codec_named
 from skillpack_format.closing import Closing
 from skillpack_format.container import read_header
-from skillpack_format.contents import Content, Contents, load, load_run, plan, target_of
+from skillpack_format.contents import Content, Contents, load, load_runs, plan, target_of
 from skillpack_format.digest import Bytes, TensorIdentity, sha256, sha256_of
 from skillpack_format.dtypes import Array
 from skillpack_format.encodings._base import Additive, Rewriting
@@ -229,10 +229,13 @@ class Pack(Closing):
                 raise error("framing.padding", content.where, "the padding before its segment is not zero")
             return load(content, extent, self._read_data)
 
-    def read_content_run(self, segment: int, run: slice) -> dict[str, Array]:
-        """The items ``run`` of every part of one content, unproved: see ``contents.load_run``."""
+    def read_content_runs(self, segment: int, runs: Mapping[str, slice]) -> dict[str, Array]:
+        """The items ``runs`` of every part of one content: proved where that is all, or else see ``load_runs``."""
+        content = self.contents.all[segment]
+        if all(runs[part.name] == slice(0, part.count) for part in content.parts):
+            return self.read_content(segment)
         with located(str(self.path)):
-            return load_run(self.contents.all[segment], self.extents[segment], self._read_data, run)
+            return load_runs(content, self.extents[segment], self._read_data, runs)
 
     def require_unchanged(self) -> None:
         """integrity.source-changed when the file was written to since it was opened."""

@@ -72,6 +72,23 @@ class Window:
     rows: slice
     cols: slice
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
+
+    def run(self, grid: Grid) -> slice:
+        """The elements of the tensor from the first to the last in the window."""
+        above = self.matrix * grid.rows
+        first, last = above + self.rows.start, above + self.rows.stop - 1
+        return slice(first * grid.cols + self.cols.start, last * grid.cols + self.cols.stop)
+
+    def cut(self, items: Array, grid: Grid) -> Array:
+        """Of the items of ``run`` those in the window, flat."""
+        height, width = self.shape
+        padded = np.zeros(height * grid.cols, items.dtype)
+        padded[: items.size] = items
+        return padded.reshape(height, grid.cols)[:, :width].reshape(-1)
+
 
 class Additive(Protocol):
     """An opened component that adds to the accumulator."""
@@ -163,11 +180,8 @@ class Encoding(Protocol):
     def adds(self, params: Any) -> bool:
         """Whether the component is additive; otherwise it rewrites."""
 
-    def span(self, params: Any) -> int | None:
-        """How many elements of the result need each other's items: 1 where every part has an item an element and each
-        needs its own, n where runs of n elements are mixed. None where parts are of another kind; then the component,
-        once open, has ``crop(window)``, which is the same component for the window as a matrix of its own.
-        """
+    def span(self, params: Any) -> int:
+        """How many elements of the result need each other's items: 1, or n where runs of n elements are mixed."""
 
     def products(self, params: Any) -> int:
         """How many products are summed for one element of the tensor; 0 for an encoding that multiplies no matrices."""
@@ -177,3 +191,20 @@ class Encoding(Protocol):
 
     def open(self, params: Any, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         """The component, its values checked (payload.*). ``parts`` holds flat arrays of ``PartSpec.item``."""
+
+
+@runtime_checkable
+class Windowed(Encoding, Protocol):
+    """An encoding whose parts are in the order of rows or of elements: a window of the tensor needs a run of each.
+
+    Components of the others, once open, have ``crop(window)``: the same component for that window as a matrix of its
+    own.
+    """
+
+    def runs(self, params: Any, target: Target, window: Window) -> Mapping[str, slice]:
+        """Of every part the items that ``open_window`` takes."""
+
+    def open_window(
+        self, params: Any, target: Target, window: Window, parts: Parts, where: str
+    ) -> Additive | Rewriting:
+        """``open`` for a window of ``target`` as a matrix of its own; ``parts`` holds the items ``runs``."""

@@ -6,13 +6,23 @@ asymmetric ones and 1-bit signs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import SMALLEST_SCALE, Bench, Block, DeviceArray, Grid, require_scales
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
+from skillpack_format.encodings._base import (
+    Additive,
+    Encoded,
+    Parts,
+    PartSpec,
+    Rewriting,
+    Target,
+    Window,
+    Windowed,
+)
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys
 from skillpack_format.groups import spread, symmetric_codes
@@ -73,8 +83,8 @@ class Blockq:
     def adds(self, params: Params) -> bool:
         return True
 
-    def span(self, params: Params) -> int | None:
-        return None
+    def span(self, params: Params) -> int:
+        return 1
 
     def products(self, params: Params) -> int:
         return 0
@@ -89,11 +99,43 @@ class Blockq:
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         grid = target.grid
         codes = packing_of.unpack(parts["codes"], grid.items, params.bits, params.packing, where)
-        scales = bits_to_float32(parts["scales"], params.scale)
-        require_scales(scales, where)
-        levels = 2 * codes.astype(np.int16).reshape(grid.stack * grid.rows, grid.cols)
-        levels -= _zeros(params, parts, grid, where)
-        return Adding(levels, scales.reshape(grid.stack * grid.rows, params.groups(grid.cols)), params.group, grid.rows)
+        return _adding(params, codes, grid, parts, where)
+
+    def runs(self, params: Params, target: Target, window: Window) -> Mapping[str, slice]:
+        grid, rows = target.grid, _rows(window, target.grid)
+        groups = params.groups(grid.cols)
+        scales = slice(rows.start * groups, rows.stop * groups)
+        codes = packing_of.packed_run(_items(rows, grid), grid.items, params.bits, params.packing)
+        return {"codes": codes, "scales": scales, **({} if params.zero is not None else {"zeros": scales})}
+
+    def open_window(
+        self, params: Params, target: Target, window: Window, parts: Parts, where: str
+    ) -> Additive | Rewriting:
+        grid, rows = target.grid, _rows(window, target.grid)
+        run = _items(rows, grid)
+        codes = packing_of.unpack_run(parts["codes"], run, grid.items, params.bits, params.packing, where)
+        height = rows.stop - rows.start
+        whole_rows = _adding(params, codes, Grid(1, height, grid.cols), parts, where)
+        return whole_rows.crop(Window(0, slice(0, height), window.cols))
+
+
+def _rows(window: Window, grid: Grid) -> slice:
+    """The window's rows, counted over the whole stack."""
+    first = window.matrix * grid.rows
+    return slice(first + window.rows.start, first + window.rows.stop)
+
+
+def _items(rows: slice, grid: Grid) -> slice:
+    return slice(rows.start * grid.cols, rows.stop * grid.cols)
+
+
+def _adding(params: Params, codes: packing_of.Codes, grid: Grid, parts: Parts, where: str) -> Adding:
+    """Rows of ``grid``, whole: their codes, and their groups' items in ``parts``."""
+    scales = bits_to_float32(parts["scales"], params.scale)
+    require_scales(scales, where)
+    levels = 2 * codes.astype(np.int16).reshape(grid.stack * grid.rows, grid.cols)
+    levels -= _zeros(params, parts, grid, where)
+    return Adding(levels, scales.reshape(grid.stack * grid.rows, params.groups(grid.cols)), params.group, grid.rows)
 
 
 def _zeros(params: Params, parts: Parts, grid: Grid, where: str) -> NDArray[np.int16] | np.int16:
@@ -124,4 +166,4 @@ def rounded(delta: NDArray[np.float32], bits: int, group: int, packing: str) -> 
     return Encoded("blockq", params, {"codes": packing_of.pack(codes, bits, packing), "scales": scales})
 
 
-ENCODING: Final[Encoding] = Blockq()
+ENCODING: Final[Windowed] = Blockq()

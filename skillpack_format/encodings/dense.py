@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool, tensor_nbytes
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Parts, PartSpec, Rewriting, Target, Window, Windowed
 from skillpack_format.errors import error
 from skillpack_format.fields import one_of, require_keys, text
 from skillpack_format.lazy_numpy import np
@@ -64,7 +65,7 @@ class Dense:
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
 
-    def span(self, params: Params) -> int | None:
+    def span(self, params: Params) -> int:
         return 1
 
     def products(self, params: Params) -> int:
@@ -82,10 +83,19 @@ class Dense:
         require_finite(values, where, "the added values")
         return Adding(values)
 
+    def runs(self, params: Params, target: Target, window: Window) -> Mapping[str, slice]:
+        return {"values": window.run(target.grid)}
+
+    def open_window(
+        self, params: Params, target: Target, window: Window, parts: Parts, where: str
+    ) -> Additive | Rewriting:
+        cut = {"values": window.cut(parts["values"], target.grid)}
+        return self.open(params, Target(target.dtype, window.shape), cut, where)
+
 
 def replacement(values: Array, dtype: DType) -> Encoded:
     """A component that replaces a tensor by ``values``: flat bit patterns (bytes for sub-byte dtypes)."""
     return Encoded("dense", {"dtype": dtype.name, "mode": "replace"}, {"values": values})
 
 
-ENCODING: Final[Encoding] = Dense()
+ENCODING: Final[Windowed] = Dense()

@@ -104,8 +104,8 @@ class Factors:
     def adds(self, params: Params) -> bool:
         return True
 
-    def span(self, params: Params) -> int | None:
-        return None
+    def span(self, params: Params) -> int:
+        return 1
 
     def products(self, params: Params) -> int:
         return sum(band.rank for band in params.bands)

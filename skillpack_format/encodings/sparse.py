@@ -108,8 +108,8 @@ class Sparse:
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
 
-    def span(self, params: Params) -> int | None:
-        return None
+    def span(self, params: Params) -> int:
+        return 1
 
     def products(self, params: Params) -> int:
         return 0

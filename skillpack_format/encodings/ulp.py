@@ -7,12 +7,12 @@ sorted by the exponent of what they apply to: like beside like, which is what an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack_format.dtypes import Array, DType
-from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target
+from skillpack_format.encodings._base import Additive, Encoded, Parts, PartSpec, Rewriting, Target, Window, Windowed
 from skillpack_format.errors import error
 from skillpack_format.fields import one_of, require_keys
 from skillpack_format.lazy_numpy import np
@@ -71,7 +71,7 @@ class Ulp:
     def adds(self, params: Params) -> bool:
         return False
 
-    def span(self, params: Params) -> int | None:
+    def span(self, params: Params) -> int:
         return SPAN if params.sort == "exponent" else 1
 
     def products(self, params: Params) -> int:
@@ -82,6 +82,15 @@ class Ulp:
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         return Rewriter(parts["diff"], target.dtype, params.sort)
+
+    def runs(self, params: Params, target: Target, window: Window) -> Mapping[str, slice]:
+        return {"diff": window.run(target.grid)}
+
+    def open_window(
+        self, params: Params, target: Target, window: Window, parts: Parts, where: str
+    ) -> Additive | Rewriting:
+        cut = {"diff": window.cut(parts["diff"], target.grid)}
+        return self.open(params, Target(target.dtype, window.shape), cut, where)
 
 
 def difference(start: Array, result: Array, dtype: DType, sort: str) -> Encoded:
@@ -141,4 +150,4 @@ def _bits_of(order: Array, dtype: DType) -> Array:
     return order ^ top if dtype.kind == "int" else order
 
 
-ENCODING: Final[Encoding] = Ulp()
+ENCODING: Final[Windowed] = Ulp()

@@ -18,7 +18,7 @@ from skillpack_format.closing import Closing
 from skillpack_format.contents import PlannedComponent, is_compatible, target_of
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import Array, dtype_named, numel
-from skillpack_format.encodings._base import Target, Window
+from skillpack_format.encodings._base import Target, Window, Windowed
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import kind_of
@@ -51,8 +51,7 @@ class Applied(Closing):
         """A whole tensor as bit patterns of its shape, proved: base tensor and result have their digests."""
         kind = self._kind(name)
         dtype = dtype_named(kind.dtype)
-        data = b"".join(self._chain.blocks(name))
-        return np.frombuffer(data, dtype.bit_pattern).reshape(kind.shape if dtype.itemsize else -1)
+        return _whole(self._chain, name).reshape(kind.shape if dtype.itemsize else -1)
 
     def get_slice(self, name: str) -> AppliedSlice:
         """A tensor to be indexed: ``m.get_slice(name)[rows, cols]``."""
@@ -71,9 +70,9 @@ class Applied(Closing):
 class AppliedSlice:
     """A tensor of the result that is made as far as it is indexed: one slice of step 1 for each dimension.
 
-    Indexing reads of the base the bytes of the part, and of the pack what the part needs: of ``dense`` and ``ulp`` the
-    chunks from its first to its last element (of some columns that is all of them), of the other encodings the whole
-    contents, which are small beside the tensor. Sorted ``ulp`` (ulp.sort) needs base and steps of whole spans.
+    Indexing reads of the base the bytes of the part, and of the pack the chunks that hold what the part needs: of
+    ``dense``, ``ulp`` and ``blockq`` all from its first row to its last, of ``lowrank`` its rows of U and its columns
+    of V, of ``factors`` and ``sparse`` everything. Sorted ``ulp`` (ulp.sort) needs base and steps of whole spans.
 
     What it proves: base and pack fit by names, dtypes and shapes; every chunk read has its CRC-32, every content read
     whole its digest. What it cannot prove: that the part is the result's, or that the base tensor is the right one,
@@ -113,8 +112,7 @@ class AppliedSlice:
             raise error("usage.argument", self._where, f"{len(shape)} slices of step 1 are taken, not {index!r}")
         whole = (*given, *(slice(None) for _ in shape[len(given) :]))
         if self._mixed() is not None and len(self._components()) > 1:
-            data = b"".join(self._chain.blocks(self._name))
-            return np.frombuffer(data, dtype_named(self._kind.dtype).bit_pattern).reshape(shape)[whole]
+            return _whole(self._chain, self._name).reshape(shape)[whole]
         ranges = [range(*each.indices(size)) for each, size in zip(whole, shape, strict=True)]
         parts = [self._make(window) for window in self._windows(ranges)]
         bits = np.concatenate(parts) if parts else np.empty(0, dtype_named(self._kind.dtype).bit_pattern)
@@ -137,15 +135,15 @@ class AppliedSlice:
         grid = Grid.of(self._kind.shape)
         span = self._mixed()
         if span is not None:  # as a window of a tensor of one row: the whole runs that have elements in this window
-            run = _run(grid, window)
+            run = window.run(grid)
             first, last = run.start // span * span, min(-(-run.stop // span) * span, grid.items)
             made = self._made_in(Grid(1, 1, grid.items), Window(0, slice(0, 1), slice(first, last)))
-            return _cropped(made[run.start - first : run.stop - first], grid, window)
+            return window.cut(made[run.start - first : run.stop - first], grid)
         return self._made_in(grid, window)
 
     def _made_in(self, grid: Grid, window: Window) -> Array:
         """The result's bits in a window of the tensor seen as ``grid``, flat."""
-        kind = TensorKind(self._kind.dtype, (window.rows.stop - window.rows.start, _width(window)))
+        kind = TensorKind(self._kind.dtype, window.shape)
         opened = [self._open(each, grid, window) for each in self._components()]
         rewriting = opened.pop() if opened and not self._components()[-1].adds else None
         return make(self._start(grid, window), kind, Change(opened, rewriting), NUMPY_BENCH, self._where)
@@ -153,13 +151,13 @@ class AppliedSlice:
     def _mixed(self) -> int | None:
         """How many elements the rewriting component mixes, None where it mixes none."""
         last = self._components()[-1:]
-        span = last[0].encoding.span(last[0].params) if last else None
-        return span if span is not None and span > 1 else None
+        span = last[0].encoding.span(last[0].params) if last else 1
+        return span if span > 1 else None
 
     def _start(self, grid: Grid, window: Window) -> Start:
         """START in a window, from the base's bytes in that window alone."""
         base = None if self._base is None else kind_of(self._chain.checkpoint.specs[self._base])
-        height, width = window.rows.stop - window.rows.start, _width(window)
+        height, width = window.shape
         if self._base is None or base is None or not is_compatible(base, self._kind):
             dtype = dtype_named(self._kind.dtype)
             return Start(np.zeros(height * width, dtype.bit_pattern), dtype)
@@ -181,15 +179,14 @@ class AppliedSlice:
         """A component, open for the window as a matrix of its own."""
         pack, encoding = self._chain.packs[0], planned.encoding
         where = pack.contents.all[planned.segment].where
-        if encoding.span(planned.params) is None:
-            if planned.segment not in self._opened:
-                parts = pack.read_content(planned.segment)
-                self._opened[planned.segment] = encoding.open(planned.params, target_of(self._kind), parts, where)
-            return self._opened[planned.segment].crop(window)
-        read = pack.read_content_run(planned.segment, _run(grid, window))
-        parts = {name: _cropped(items, grid, window) for name, items in read.items()}
-        target = Target(dtype_named(self._kind.dtype), (window.rows.stop - window.rows.start, _width(window)))
-        return encoding.open(planned.params, target, parts, where)
+        if isinstance(encoding, Windowed):
+            target = Target(dtype_named(self._kind.dtype), (grid.stack, grid.rows, grid.cols))
+            parts = pack.read_content_runs(planned.segment, encoding.runs(planned.params, target, window))
+            return encoding.open_window(planned.params, target, window, parts, where)
+        if planned.segment not in self._opened:
+            parts = pack.read_content(planned.segment)
+            self._opened[planned.segment] = encoding.open(planned.params, target_of(self._kind), parts, where)
+        return self._opened[planned.segment].crop(window)
 
 
 def open_applied(base: str | Path, pack: str | Path, limits: Limits = DEFAULT_LIMITS) -> Applied:
@@ -206,35 +203,24 @@ def open_applied(base: str | Path, pack: str | Path, limits: Limits = DEFAULT_LI
         return Applied(Chain(checkpoint, [opened], 1.0, NUMPY_BENCH), files.pop_all())
 
 
+def _whole(chain: Chain, name: str) -> Array:
+    """The bit patterns of a whole tensor, flat and proved. A block is copied before the next one takes its place."""
+    data = bytearray()
+    for block in chain.blocks(name):
+        data += block
+    return np.frombuffer(data, chain.specs[name].dtype.bit_pattern)
+
+
 def _is_plain(index: Any) -> bool:
     return isinstance(index, slice) and index.step in (None, 1)
 
 
-def _width(window: Window) -> int:
-    return int(window.cols.stop - window.cols.start)
-
-
-def _run(grid: Grid, window: Window) -> slice:
-    """The elements of the tensor from the first to the last in the window."""
-    first = window.matrix * grid.rows + window.rows.start
-    last = window.matrix * grid.rows + window.rows.stop - 1
-    return slice(first * grid.cols + window.cols.start, last * grid.cols + window.cols.stop)
-
-
 def _runs(grid: Grid, window: Window) -> Iterator[tuple[int, tuple[int, int]]]:
     """Elements that lie together in tensor and window: where in the window they begin, first and end in the tensor."""
-    run = _run(grid, window)
-    if _width(window) == grid.cols:
+    run, (height, width) = window.run(grid), window.shape
+    if width == grid.cols:
         yield 0, (run.start, run.stop)
         return
-    for row in range(window.rows.stop - window.rows.start):
+    for row in range(height):
         first = run.start + row * grid.cols
-        yield row * _width(window), (first, first + _width(window))
-
-
-def _cropped(items: Array, grid: Grid, window: Window) -> Array:
-    """Of the items of ``_run`` those in the window, flat."""
-    height = window.rows.stop - window.rows.start
-    padded = np.zeros(height * grid.cols, items.dtype)
-    padded[: items.size] = items
-    return padded.reshape(height, grid.cols)[:, : _width(window)].reshape(-1)
+        yield row * width, (first, first + width)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from builders import hexed, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skillpack_format.bits import PACKINGS, join_planes, pack, packed_nbytes, split_planes, unpack
+from skillpack_format.bits import (
+    PACKINGS,
+    join_planes,
+    pack,
+    packed_nbytes,
+    packed_run,
+    split_planes,
+    unpack,
+    unpack_run,
+)
 
 WIDTHS = st.integers(1, 8)
 PACKED = st.sampled_from(PACKINGS)
@@ -91,3 +102,17 @@ def test_splits_items_into_planes_least_significant_first() -> None:
 def test_joins_the_planes_it_split(width: int, count: int) -> None:
     items = np.random.default_rng(1).integers(0, 1 << (8 * width - 1), count).astype(f"<u{width}")
     assert join_planes(split_planes(items, width), items.dtype).tolist() == items.tolist()
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_a_run_of_codes_needs_a_run_of_bytes(bits: int, packing: str) -> None:
+    random = np.random.default_rng(bits)
+    for count in (1, 7, 8, 61):
+        codes = random.integers(0, 1 << bits, count).astype(np.uint8)
+        packed = pack(codes, bits, packing)
+        for first, last in itertools.combinations(range(count + 1), 2):
+            wanted = packed_run(slice(first, last), count, bits, packing)
+            assert wanted.stop - wanted.start <= packed_nbytes(last - first + 14, bits, packing)
+            found = unpack_run(packed[wanted], slice(first, last), count, bits, packing, "here")
+            assert np.array_equal(found, codes[first:last])

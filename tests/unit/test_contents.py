@@ -17,7 +17,7 @@ from skillpack_format.contents import (
     StoredContent,
     is_compatible,
     load,
-    load_run,
+    load_runs,
     plan,
     store,
     store_encoded,
@@ -277,7 +277,7 @@ def test_a_run_of_items_is_read_from_its_chunks_alone(codec: str, run: tuple[int
         asked.append(offset)
         return b"".join(stored.chunks)[offset : offset + count]
 
-    found = load_run(Content("here", RUN_SPECS, stored.sha256), extent, read, slice(*run))
+    found = load_runs(Content("here", RUN_SPECS, stored.sha256), extent, read, {"a": slice(*run)})
     assert found["a"].tolist() == PARTS[0][slice(*run)].tolist()
     chunks = (run[1] + 1023) // 1024 - run[0] // 1024
     assert len(asked) == 2 * chunks
@@ -288,5 +288,5 @@ def test_a_run_of_a_damaged_chunk_is_refused_and_others_are_not() -> None:
     data = bytearray(b"".join(stored.chunks))
     data[1024] ^= 1
     content, extent = Content("here", RUN_SPECS, stored.sha256), extent_of(stored, RUN_SPECS, 1024)
-    assert load_run(content, extent, reader_of(bytes(data)), slice(0, 1024))["a"].size == 1024
-    refused("integrity.chunk", load_run, content, extent, reader_of(bytes(data)), slice(1024, 1025))
+    assert load_runs(content, extent, reader_of(bytes(data)), {"a": slice(0, 1024)})["a"].size == 1024
+    refused("integrity.chunk", load_runs, content, extent, reader_of(bytes(data)), {"a": slice(1024, 1025)})

@@ -15,6 +15,7 @@ from skillpack_format.dtypes import (
     convert_bits,
     dtype_named,
     float32_to_bits,
+    largest_magnitude,
     numel,
     require_bool,
     tensor_nbytes,
@@ -224,3 +225,19 @@ def test_converts_by_float32_to_nearest_even(source: str, target: str, bits: int
 def test_conversion_keeps_the_width_of_the_target() -> None:
     for target in ARITHMETIC:
         assert convert_bits(patterns("F32", 0), DTYPES["F32"], DTYPES[target]).dtype == DTYPES[target].bit_pattern
+
+
+@pytest.mark.parametrize("dtype", ARITHMETIC)
+def test_the_largest_magnitude_is_that_of_either_sign(dtype: str) -> None:
+    sign = 1 << (DTYPES[dtype].bits - 1)
+    for bits, largest in (
+        ((), 0),
+        ((0, sign), 0),
+        ((1, 2), 2),
+        ((sign | 1, sign | 2), 2),
+        ((3, sign | 2), 3),
+        ((2, sign | 3), 3),
+        ((sign - 1, 0), sign - 1),
+        ((sign - 1, sign), sign - 1),
+    ):
+        assert largest_magnitude(patterns(dtype, *bits)) == largest

@@ -70,53 +70,109 @@ def test_every_base_and_scale_gives_the_same_bits_or_the_same_refusal(
     assert ours == exact
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    exponent=st.integers(1, 254),  # of the base; scales are 2^-100 at least, so that small ones meet no ties
+    beside=st.integers(-3, 3),
+    least=st.integers(8, 60),
+    seed=st.integers(0, 1 << 16),
+)
+def test_sums_on_and_beside_ties_have_the_bits_of_the_exact_rule(
+    exponent: int, beside: int, least: int, seed: int
+) -> None:
+    half = exponent - 127 - 8  # of the last place of a BF16 with this exponent, as a power of two
+    random = np.random.default_rng(seed)
+    raw = (random.integers(0, 128, 32) | exponent << 7 | random.integers(0, 2, 32) << 15).astype("<u2").tobytes()
+    u, v = (random.choice([-2, -1, 1, 2], (1, 1, dim)) for dim in (4, 8))
+    slices = [int_slice([2.0 ** max(half, -99) * (1 + beside * 2.0**-23)], u, v)]
+    slices += [int_slice([2.0 ** max(half - least, -99)], *(random.choice([-1, 0, 1], (1, 1, dim)) for dim in (4, 8)))]
+    ours, exact = made_both_ways(raw, (4, 8), slices)
+    assert ours == exact
+
+
+@pytest.mark.parametrize("pattern", [0x7F80, 0xFF80, 0x7F81, 0xFFC0])
+def test_a_base_that_is_not_finite_is_refused_either_way(pattern: int) -> None:
+    raw = np.array([0x3F80, 0xBF80, 0, pattern], "<u2").tobytes()
+    slices = [int_slice([2.0**-5], [[[1, 1]]], [[[1, 0]]])]
+    assert made_both_ways(raw, (2, 2), slices) == ("payload.nonfinite", "payload.nonfinite")
+
+
+def addend(left: list[float], right: list[float], scale: float | None = None) -> estimation.Addend:
+    """An outer product."""
+    u, v = np.array([left], np.float32).T, np.array([right], np.float32)
+    lengths = np.abs(u[:, 0]).astype(np.float64) * (1 if scale is None else scale), np.abs(v[0]).astype(np.float64)
+    return estimation.Addend(u, v, None if scale is None else np.float32(scale), *lengths)
+
+
+def settled(start: list[int], *addends: estimation.Addend) -> tuple[list[int], list[int]]:
+    estimate = estimation.summed(addends)
+    assert estimate is not None
+    found = estimation.settle(np.array(start, np.uint16), estimate)
+    assert found is not None
+    return found[0].tolist(), found[1].tolist()
+
+
+ONE = 0x3F80
+
+
+@pytest.mark.parametrize("scale", [None, 2.0**-8])
 @pytest.mark.parametrize("step", range(-1, 2))
-def test_sums_at_and_beside_a_tie_are_not_settled_by_an_estimate(step: int) -> None:
+def test_sums_at_and_beside_a_tie_are_not_settled_by_an_estimate(step: int, scale: float | None) -> None:
     # 1 + 2^-8 lies midway between two BF16; a neighbour in float32 of the sum decides which
-    values = np.full((2, 2), 1 + step * 2.0**-23, np.float32)
-    tie = estimation.product(np.full((2, 1), 2.0**-8, np.float32), np.ones((1, 2), np.float32), 2.0**-8)
-    assert tie is not None
-    _, positions = estimation.settle(values, tie)
-    assert positions.tolist() == [0, 1, 2, 3]
+    near = [2.0**-8 + step * 2.0**-23] if scale is None else [1 + step * 2.0**-15]
+    _, positions = settled([ONE] * 4, addend([1, 1], near * 2, scale))
+    assert positions == [0, 1, 2, 3]
 
 
-def test_what_is_far_from_a_tie_is_settled() -> None:
-    sure = estimation.product(np.full((2, 1), 2.0**-9, np.float32), np.ones((1, 2), np.float32), 2.0**-9)
-    assert sure is not None
-    bits, positions = estimation.settle(np.full((2, 2), 1, np.float32), sure)
-    assert positions.size == 0
-    assert bits.tolist() == [0x3F80] * 4
+@pytest.mark.parametrize("scale", [None, 2.0**-9])
+def test_what_is_far_from_a_tie_is_settled(scale: float | None) -> None:
+    assert settled([ONE] * 4, addend([1, 1], [2.0**-9 if scale is None else 1] * 2, scale)) == ([ONE] * 4, [])
 
 
 def test_a_zero_is_never_settled_for_its_sign_has_rules() -> None:
-    nothing = estimation.product(np.zeros((1, 1), np.float32), np.ones((1, 2), np.float32), 0.0)
-    assert nothing is not None
-    _, positions = estimation.settle(np.array([[0.0, -0.0]], np.float32), nothing)
-    assert positions.tolist() == [0, 1]
+    assert settled([0, 0x8000], addend([0], [1, 1]))[1] == [0, 1]
+
+
+def test_an_element_is_not_left_over_for_the_size_of_another() -> None:
+    assert settled([ONE, ONE, 0x7F00, 0], addend([1, 2.0**-20], [2.0**-10, 2.0**100]))[1] == []
+
+
+def test_infinity_is_settled_where_it_is_certain() -> None:
+    assert settled([0x7F7F, 0xFF7F], addend([1], [2.0**125, -(2.0**125)])) == ([0x7F80, 0xFF80], [])
+
+
+def test_nothing_is_settled_where_the_start_is_not_finite() -> None:
+    estimate = estimation.summed([addend([1], [1, 1])])
+    assert estimate is not None
+    assert estimation.settle(np.array([ONE, 0xFF80], np.uint16), estimate) is None
 
 
 @pytest.mark.parametrize("magnitude", [2.0**126, np.inf, np.nan])
 def test_there_is_no_estimate_where_a_sum_could_overflow(magnitude: float) -> None:
-    assert estimation.product(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), magnitude) is None
+    ones = np.ones((1, 1), np.float32)
+    assert estimation.summed([estimation.Addend(ones, ones, None, np.array([magnitude]), np.ones(1))]) is None
 
 
+@pytest.mark.parametrize("ranks", [(40, 40), (100, 100, 20, 8), (1, 200)])
 def test_a_large_model_like_tensor_is_made_by_estimates_and_equals_the_exact_rule(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, ...]
 ) -> None:
     left_over: list[int] = []
     real = estimation.settle
 
-    def settle(values: np.ndarray, estimate: estimation.Estimate) -> tuple[np.ndarray, np.ndarray]:
-        bits, positions = real(values, estimate)
-        left_over.append(positions.size)
-        return bits, positions
+    def settle(start: np.ndarray, estimate: estimation.Estimate) -> tuple[np.ndarray, np.ndarray] | None:
+        found = real(start, estimate)
+        assert found is not None
+        left_over.append(found[1].size)
+        return found
 
     monkeypatch.setattr(estimation, "settle", settle)
+    monkeypatch.setattr(estimation, "RUN_ITEMS", 1 << 14)
     random = np.random.default_rng(5)
     shape = (256, 512)
     slices = [
-        int_slice([3e-6], np.rint(random.normal(0, each, (1, 40, 256))), np.rint(random.normal(0, each, (1, 40, 512))))
-        for each in (1, 3)
+        int_slice([3e-6], *(np.rint(random.normal(0, 1 + k, (1, rank, dim))) for dim in shape))
+        for k, rank in enumerate(ranks)
     ]
     values = (random.standard_normal(shape) * 0.02).astype(np.float32)
     ours, exact = made_both_ways((values.view(np.uint32) >> 16).astype("<u2").tobytes(), shape, slices)

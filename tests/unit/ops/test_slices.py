@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -13,23 +14,29 @@ from builders import (
     Plan,
     added,
     bf16,
+    chunks_of,
     full_plan,
     int_slice,
     kind,
     made_directly,
     plan_of,
+    put_together,
     random_bytes,
     refused,
     same_kind,
     take_apart,
     ulp_of,
+    with_chunks,
     write_base,
     write_pack,
 )
 
+from skillpack_format import bits as bit_packing
 from skillpack_format.dtypes import DTYPES, dtype_named
-from skillpack_format.encodings import dense, lowrank
+from skillpack_format.encodings import blockq, dense, factors, lowrank, sparse
+from skillpack_format.encodings._base import Encoded
 from skillpack_format.ops.slices import Applied, open_applied
+from skillpack_format.sources import HASHED_BYTES
 
 CASES = [case for cases in EXAMPLES.values() for case in cases()]
 OURS = [case for case in CASES if dtype_named(case.result.dtype).itemsize]
@@ -62,6 +69,64 @@ def test_a_slice_has_the_bits_of_the_whole(tmp_path: Path, case: Case) -> None:
             assert part[index].dtype == whole.dtype
 
 
+def random_windows(shape: tuple[int, ...], seed: int, count: int = 40) -> list[tuple[slice, ...]]:
+    random = np.random.default_rng(seed)
+    found = [np.sort(random.integers(0, size + 1, (count, 2)), axis=1) for size in shape]
+    return [tuple(slice(*map(int, dim[k])) for dim in found) for k in range(count)]
+
+
+STACK = (3, 13, 11)  # with few multiples of eight among the codes before a window
+
+
+def stacks() -> dict[str, Encoded]:
+    """Every encoding for a stack of matrices, codes of every width in both packings."""
+    random = np.random.default_rng(1)
+    delta = random.standard_normal((STACK[0] * STACK[1], STACK[2])).astype(np.float32)
+    start, wanted = (random_bytes(2 * delta.size, seed) for seed in (1, 2))
+    positions = np.sort(random.permutation(delta.size)[:90])
+    u, v = (random.standard_normal((STACK[0], 4, dim)).astype(np.float32) for dim in STACK[1:])
+    bands = [factors.Band(code, u[:, :, 0], u, v) for code in ("BF16", "Q3")]
+    found = {
+        "dense": dense.replacement(np.frombuffer(wanted, "<u2"), DTYPES["BF16"]),
+        "ulp": ulp_of("BF16", start, wanted),
+        "sorted": ulp_of("BF16", start, wanted, "exponent"),
+        "sparse": sparse.placed(positions, np.arange(90).astype("<u2"), DTYPES["BF16"], delta.size, "replace"),
+        "factors": factors.banded(bands, 4, "stream"),
+    }
+    for bits, packing in itertools.product(range(1, 9), bit_packing.PACKINGS):
+        found[f"blockq-{bits}-{packing}"] = blockq.rounded(delta, bits, 4, packing)
+        found[f"lowrank-{bits}-{packing}"] = Encoded(
+            "lowrank",
+            {"packing": packing, "slices": [{"bits_u": bits, "bits_v": 9 - bits, "rank": 5}]},
+            {
+                "scales0": random.uniform(0.5, 2, STACK[0]).astype("<f4").view("<u4"),
+                **{
+                    name: bit_packing.pack(random.integers(0, 1 << width, STACK[0] * dim * 5), width, packing)
+                    for name, dim, width in (("u0", STACK[1], bits), ("v0", STACK[2], 9 - bits))
+                },
+            },
+        )
+    return found
+
+
+STACKS = stacks()
+
+
+def test_every_encoding_has_a_stack() -> None:
+    assert {each.encoding for each in STACKS.values()} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("label", STACKS)
+def test_any_window_has_the_bits_of_the_whole(tmp_path: Path, label: str) -> None:
+    encoded, raw = STACKS[label], random_bytes(2 * 3 * 13 * 11, 1)
+    if encoded.encoding in ("blockq", "factors", "lowrank"):  # nothing is added to what is not finite
+        raw = (np.frombuffer(raw, "<u2") & 0xBFFF).tobytes()
+    with opened(tmp_path, plan_of(same_kind("t", kind("BF16", *STACK), raw, encoded))) as applied:
+        whole, part = applied.get_tensor("t"), applied.get_slice("t")
+        for index in random_windows(STACK, 7):
+            assert np.array_equal(part[index], whole[index]), index
+
+
 def test_unchanged_added_aliased_and_resized_tensors_have_slices_too(tmp_path: Path) -> None:
     plan = full_plan()
     with opened(tmp_path, plan) as applied:
@@ -71,6 +136,17 @@ def test_unchanged_added_aliased_and_resized_tensors_have_slices_too(tmp_path: P
             assert np.array_equal(applied.get_tensor(name), whole)
             for index in some_slices(what.shape):
                 assert np.array_equal(applied.get_slice(name)[index], whole[index]), (name, index)
+
+
+def test_a_tensor_of_several_blocks_is_whole(tmp_path: Path) -> None:
+    what = kind("U8", 5, HASHED_BYTES // 2)
+    same, other = random_bytes(5 * HASHED_BYTES // 2, 1), random_bytes(5 * HASHED_BYTES // 2, 2)
+    plan = Plan(
+        {"changed": same_kind("changed", what, same, ulp_of("U8", same, other))}, unchanged={"same": (what, same)}
+    )
+    with opened(tmp_path, plan) as applied:
+        assert applied.get_tensor("changed").tobytes() == other
+        assert applied.get_tensor("same").tobytes() == same
 
 
 def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -100,6 +176,45 @@ def test_a_slice_of_a_low_rank_change_reads_its_part_of_the_base_and_the_content
     content = 4 + (4 * 512 * 2 + 4 * 256 * 2) // 8
     assert part.size == 512 * 256 // 8
     assert sum(counts) == len(raw) // 8 + content
+
+
+@pytest.mark.parametrize(
+    ("index", "chunks"),
+    [(np.s_[1024:1536, :], 1 + 2), (np.s_[:, 256:512], 8 + 1), (np.s_[0:512, 0:256], 1 + 1), (np.s_[:, :], 8 + 2)],
+    ids=["rows", "columns", "both", "whole"],
+)
+def test_rows_and_columns_of_a_low_rank_change_are_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: tuple[slice, slice], chunks: int
+) -> None:
+    what, random = kind("BF16", 4096, 1024), np.random.default_rng(3)
+    u, v = (random.integers(-8, 8, (1, 16, dim)).tolist() for dim in what.shape)  # 4 bits, 8 bytes a row
+    case = same_kind("t", what, bytes(2 * 4096 * 1024), lowrank.packed([int_slice([1e-3], u, v)], "lanes"))
+    with opened(tmp_path, plan_of(case), chunk_bytes=4096) as applied:
+        counts = bytes_read(monkeypatch)
+        part = applied.get_slice("t")[index]
+    assert sum(counts) == 2 * part.size + 4 + 4096 * chunks
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_rows_of_group_codes_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
+    delta = np.random.default_rng(3).standard_normal((512, 256)).astype(np.float32)
+    case = same_kind("t", kind("BF16", 512, 256), bytes(2 * 512 * 256), blockq.rounded(delta, bits, 32, "stream"))
+    with opened(tmp_path, plan_of(case), chunk_bytes=4096) as applied:
+        counts = bytes_read(monkeypatch)
+        part = applied.get_slice("t")[128:256]
+    assert sum(counts) == 2 * part.size + bits * 4096 + 2 * 4096  # a quarter of the codes, both planes of the scales
+
+
+def test_a_content_read_whole_is_proved(tmp_path: Path) -> None:
+    change = lowrank.packed([int_slice([1], [[[0, -1] * 8]], [[[0, -1, 0]]])], "stream")
+    plan = plan_of(same_kind("t", kind("BF16", 16, 3), bytes(2 * 16 * 3), change))
+    base, pack = write_base(tmp_path / "b.safetensors", plan), write_pack(tmp_path / "p.skp", plan)
+    parts = take_apart(pack)
+    *others, v = chunks_of(parts, 0)
+    pack.write_bytes(put_together(with_chunks(parts, 0, [*others, bytes([v[0] ^ 1])])))
+    with open_applied(base, pack) as applied:
+        assert applied.get_slice("t")[0:1].size == 3  # of which no digest is known
+        refused("integrity.content", applied.get_slice("t").__getitem__, slice(None))
 
 
 def test_a_slice_of_rows_reads_only_the_chunks_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
