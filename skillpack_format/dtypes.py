@@ -110,9 +110,8 @@ def require_bool(bits: Array, dtype: DType, where: str) -> None:
 def largest_magnitude(bits: Array) -> int:
     """The pattern, without its sign, of the value farthest from zero of F32, F16 or BF16; 0 where there is none."""
     top = (1 << (8 * bits.itemsize - 1)) - 1
-    signed = bits.view(
-        f"<i{bits.itemsize}"
-    )  # the largest is a positive one's pattern, of the unsigned a negative one's
+    # of unsigned patterns the largest is a negative value's, of signed ones a positive value's
+    signed = bits.view(f"<i{bits.itemsize}")
     return max(int(bits.max(initial=0)) & top, int(signed.max(initial=0)))
 
 
