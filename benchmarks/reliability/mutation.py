@@ -28,6 +28,7 @@ from typing import Any
 import coverage
 import pytest
 from _pytest.runner import runtestprotocol
+from _pytest.warnings import catch_warnings_for_item
 
 from benchmarks.reliability.mutants import Mutant, exchange, mutants_of
 from benchmarks.results import report
@@ -169,7 +170,8 @@ class Judge:
 
 
 def _passes(item: pytest.Item, following: pytest.Item | None) -> bool:
-    return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
+    with catch_warnings_for_item(item.config, item.ihook, "runtest", item):  # the marks of the test count too
+        return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
 
 
 def tell(outcome: Outcome) -> str:
