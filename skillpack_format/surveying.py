@@ -1,7 +1,7 @@
 """What one tensor could cost and keep: the options that a plan chooses from, and the choice where the price is known.
 
-Figures of an option that was not coded to the end are near: bytes are those of quick compression, which is never below
-what is stored in the end, and of a large tensor some are told from a sample of its rows. ``measured`` ones are facts.
+Bytes of an option are those that it takes, but for some that are told from a sample of the rows of a large tensor; its
+error is what the code does to the change, rounding to the tensor's dtype left out. ``measured`` options are facts.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ LADDER: Final = tuple(
 TABLE_LADDER: Final = (*LADDER, Slices(0.18, 0.92), Slices(0.12, 0.94), Slices(0.08, 0.96), Slices(0.05, 0.97))
 OTHERS: Final = (Blocks(1, 128), Blocks(3, 128), Prune(0.01))
 BETWEEN: Final = 7  # rungs put between two, where a budget asks for them
+SMALL_ITEMS: Final = 1 << 14  # of a tensor whose bytes are too few to fall evenly from rung to rung
 SEGMENT_BYTES: Final = 22  # of a segment's map in STORAGE beside its chunk table
 FIGURES: Final = ("energy", "error", "norm", "projection")
 
@@ -215,12 +216,14 @@ class _Tensor:
         return _option(self.job, self.pair, coding, sliced_candidate(found), found.noise, _loss(1 - found.energy))
 
     def rungs_around_the_best(self, rates: Priced) -> list[Option]:
-        """The rungs looked at on the way to that of least cost."""
+        """The rungs looked at on the way to that of least cost; all rungs of a small tensor."""
+        if self.pair.wanted.size <= SMALL_ITEMS:
+            return [option for coding in self.ladder if (option := self.rung(coding))]
         found: dict[int, Option | None] = {}
 
         def cost(place: int) -> float:
             found[place] = option = self.rung(self.ladder[place])
-            return float("inf") if option is None else option.cost(rates)
+            return math.inf if option is None else option.cost(rates)
 
         _descend(cost, _expected(rates, self.pair.wanted.nbytes, self.ladder), len(self.ladder))
         return [option for _, option in sorted(found.items()) if option]
@@ -244,12 +247,12 @@ def _expected(rates: Priced, nbytes: int, ladder: Sequence[Slices]) -> int:
     At the least cost, bytes and noise change by as much; the best steps of the tensors of one fine-tune went with the
     cube root of what all bytes cost over what all noise does.
     """
-    step = 0.55 * (rates.byte * nbytes / rates.noise) ** (1 / 3) if rates.noise else float("inf")
-    return min(range(len(ladder)), key=lambda place: abs(math.log(ladder[place].step / min(step, 1e6))))
+    step = 0.55 * (rates.byte * nbytes / rates.noise) ** (1 / 3) if rates.noise else math.inf
+    return min(sum(rung.step > 1.1 * step for rung in ladder), len(ladder) - 1)
 
 
 def _descend(cost: Callable[[int], float], start: int, count: int) -> None:
-    """Look at places of 0 to ``count``, from ``start`` up or else down, until the cost rises; infinite ones are passed."""
+    """Look at places of 0 to ``count``, from ``start`` up or else down, until the cost rises; infinite ones pass."""
     least = cost(start)
     for way in (1, -1):
         at, is_lower = start + way, False
@@ -285,7 +288,7 @@ def _option(
     times: float = 1.0,
 ) -> Option:
     """``candidate`` of ``pair``, which is that part of the tensor of which there are so many ``times``."""
-    contents = stored(pair, candidate, job.codec, thorough=False)
+    contents = stored(pair, candidate, job.codec, thorough=True)
     stats: dict[str, int | bytes] = {"changed": pair.wanted.size, "spectrum": bytes(16)}
     stats |= {key: bytes(4) for key in FIGURES}
     components = [Component(e.encoding, e.params, c.sha256) for e, c in zip(candidate.encoded, contents, strict=True)]

@@ -9,7 +9,7 @@ with the number of tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -181,11 +181,16 @@ def make_plan(tensors: Tensors, goal: Budget | MaxError | Energy) -> Plan:
         name, present, finer = step
         more = between(tensors.job(name), present, finer)
         surveys[name] = replace(surveys[name], options=(*surveys[name].options, *more))
-    facts = [
-        replace(each, options=tuple(option for option in each.options if option.is_measured))
-        for each in surveys.values()
-    ]
-    return plan(facts, goal, tensors.nbytes, tensors.total)
+    return plan(_facts(surveys.values(), goal), goal, tensors.nbytes, tensors.total)
+
+
+def _facts(surveys: Iterable[Survey], goal: SettledGoal) -> list[Survey]:
+    """The options that are certain to give what is asked for: measured ones, and for a bound the exact one."""
+
+    def is_certain(option: Option) -> bool:
+        return option.is_measured or (not option.noise and not isinstance(goal, Budget))
+
+    return [replace(each, options=tuple(filter(is_certain, each.options))) for each in surveys]
 
 
 def _measure(tensors: Tensors, expected: Mapping[str, Option], name: str) -> Option:

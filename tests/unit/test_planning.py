@@ -44,10 +44,10 @@ def left() -> Option:
 
 def matrix(name: str, energy: float = 1.0, weight: float = 1.0, scale: int = 1) -> Survey:
     rungs = [coarse(4.0, 640 * scale, 0.6), coarse(2.0, 1920 * scale, 0.3), coarse(1.0, 6400 * scale, 0.05)]
-    return Survey(name, 100, energy, weight, (exact(64000 * scale), left(), *rungs))
+    return Survey(name, energy, weight, (exact(64000 * scale), left(), *rungs))
 
 
-MODEL = [matrix("a"), matrix("b", energy=4.0), Survey("norm", 10, 0.0, 0.0, (exact(128),))]
+MODEL = [matrix("a"), matrix("b", energy=4.0), Survey("norm", 0.0, 0.0, (exact(128),))]
 
 
 def labels(goal: Any) -> dict[str, str]:

@@ -119,13 +119,13 @@ def test_a_conversion_that_was_stopped_goes_on_to_the_same_pack(
         skp.convert(*pair, tmp_path / "p.skp", options, StopAfter(count))
     assert caught.value.kept == beside(tmp_path / "p.skp", "journal")
     coded = []
-    code = conversion.code
+    choose = conversion.choose
 
-    def counted(job: Any) -> Coded:
+    def counted(job: Any) -> Any:
         coded.append(job.name)
-        return code(job)
+        return choose(job)
 
-    monkeypatch.setattr(conversion, "code", counted)
+    monkeypatch.setattr(conversion, "choose", counted)
     resumed = skp.convert(*pair, tmp_path / "p.skp", options)
     assert (tmp_path / "p.skp").read_bytes() == (tmp_path / "whole.skp").read_bytes()
     assert len(coded) == 6 - (count + 1)
