@@ -7,7 +7,7 @@ error is what the code does to the change, rounding to the tensor's dtype left o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -57,10 +57,12 @@ LADDER: Final = tuple(
         (0.5, 0.80),
         (0.35, 0.85),
         (0.25, 0.90),
+        (0.18, 0.92),
+        (0.12, 0.94),
+        (0.08, 0.96),
+        (0.05, 0.97),
     )
 )
-# A step is a multiple of the typical change of a row that changed: few rows of a table may carry most of what it does
-TABLE_LADDER: Final = (*LADDER, Slices(0.18, 0.92), Slices(0.12, 0.94), Slices(0.08, 0.96), Slices(0.05, 0.97))
 OTHERS: Final = (Blocks(1, 128), Blocks(3, 128), Prune(0.01))
 BETWEEN: Final = 7  # rungs put between two, where a budget asks for them
 SMALL_ITEMS: Final = 1 << 14  # of a tensor whose bytes are too few to fall evenly from rung to rung
@@ -109,7 +111,7 @@ def survey(job: Job, most: float, *, weight: float | None = None) -> Survey:
     exact, *others = tensor.others()
     most = min(most, exact.nbytes)
     rungs = []
-    for coding in tensor.ladder:
+    for coding in LADDER:
         rung = tensor.rung(coding)
         if rung is not None and rung.nbytes > most:
             break
@@ -176,7 +178,6 @@ class _Tensor:
 
     def __init__(self, job: Job) -> None:
         self.job, self.pair = job, pair_of(job)
-        self.ladder = TABLE_LADDER if job.tensor_class in ("embedding", "head") else LADDER
         self._matrices: dict[bool, list[slicing.Decomposed]] = {}
 
     def only(self) -> Option:
@@ -218,14 +219,14 @@ class _Tensor:
     def rungs_around_the_best(self, rates: Priced) -> list[Option]:
         """The rungs looked at on the way to that of least cost; all rungs of a small tensor."""
         if self.pair.wanted.size <= SMALL_ITEMS:
-            return [option for coding in self.ladder if (option := self.rung(coding))]
+            return [option for coding in LADDER if (option := self.rung(coding))]
         found: dict[int, Option | None] = {}
 
         def cost(place: int) -> float:
-            found[place] = option = self.rung(self.ladder[place])
+            found[place] = option = self.rung(LADDER[place])
             return math.inf if option is None else option.cost(rates)
 
-        _descend(cost, _expected(rates, self.pair.wanted.nbytes, self.ladder), len(self.ladder))
+        _descend(cost, _expected(rates, self.pair.wanted.nbytes))
         return [option for _, option in sorted(found.items()) if option]
 
     def code(self, coding: Coding) -> Coded:
@@ -241,22 +242,22 @@ class _Tensor:
         return encoders.sliced(self.pair, self._matrices[only_strong], coding)
 
 
-def _expected(rates: Priced, nbytes: int, ladder: Sequence[Slices]) -> int:
+def _expected(rates: Priced, nbytes: int) -> int:
     """About which rung of the ladder has the least cost, for a tensor of ``nbytes``.
 
     At the least cost, bytes and noise change by as much; the best steps of the tensors of one fine-tune went with the
     cube root of what all bytes cost over what all noise does.
     """
     step = 0.55 * (rates.byte * nbytes / rates.noise) ** (1 / 3) if rates.noise else math.inf
-    return min(sum(rung.step > 1.1 * step for rung in ladder), len(ladder) - 1)
+    return min(sum(rung.step > 1.1 * step for rung in LADDER), len(LADDER) - 1)
 
 
-def _descend(cost: Callable[[int], float], start: int, count: int) -> None:
-    """Look at places of 0 to ``count``, from ``start`` up or else down, until the cost rises; infinite ones pass."""
+def _descend(cost: Callable[[int], float], start: int) -> None:
+    """Look at places of the ladder, from ``start`` finer or else coarser, until the cost rises; infinite ones pass."""
     least = cost(start)
     for way in (1, -1):
         at, is_lower = start + way, False
-        while 0 <= at < count and ((found := cost(at)) < least or found == math.inf):
+        while 0 <= at < len(LADDER) and ((found := cost(at)) < least or found == math.inf):
             least, is_lower = min(least, found), is_lower or found < least
             at += way
         if is_lower:
