@@ -23,7 +23,7 @@ from skillpack_format.encodings._base import Encoded
 from skillpack_format.making import Change, make, start_of
 from skillpack_format.manifest import Component, Entry
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices, Treatment, Unchanged
-from skillpack_format.slicing import is_strong_enough
+from skillpack_format.slicing import reach
 
 CHUNK_BYTES: Final = 1 << 20  # small enough to decode in parallel, large enough for zstd
 FAR_LARGER: Final = 0.5  # one over: times by which a sample must say that an exact code is larger to be believed
@@ -134,7 +134,7 @@ def lossy_candidates(pair: Pair, coding: Treatment) -> list[Candidate]:
     if not encoders.is_lossy_possible(pair):
         return []
     if isinstance(coding, Slices):
-        matrices = encoders.decomposed(pair, only_strong=is_strong_enough(coding.step, coding.cosine))
+        matrices = encoders.decomposed(pair, reach(coding.step, coding.cosine))
         return [sliced_candidate(encoders.sliced(pair, matrices, coding))]
     if isinstance(coding, Prune):
         return [Candidate(tuple(encoders.pruned(pair, coding)))]

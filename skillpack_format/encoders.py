@@ -124,11 +124,11 @@ def is_lossy_possible(pair: Pair) -> bool:
     return dtype.is_arithmetic and pair.start.dtype.is_arithmetic and len(pair.kind.shape) >= 2 and pair.old_items > 0
 
 
-def decomposed(pair: Pair, *, only_strong: bool = False) -> list[slicing.Decomposed]:
-    """The components of every matrix of the delta; of large ones perhaps those alone that coarse codes keep."""
+def decomposed(pair: Pair, reach: float = 0.0) -> list[slicing.Decomposed]:
+    """The components of every matrix of the delta, down to a reach (``slicing.reach``)."""
     grid = Grid.of(pair.kind.shape)
     delta = pair.delta().reshape(grid.stack, grid.rows, grid.cols)
-    return [slicing.decomposed(each, only_strong=only_strong) for each in delta]
+    return [slicing.decomposed(each, reach) for each in delta]
 
 
 def sliced(pair: Pair, matrices: Sequence[slicing.Decomposed], treatment: Slices) -> SlicedPair:

@@ -61,15 +61,16 @@ def _spread(factor: Matrix, places: NDArray[np.int64], size: int) -> Matrix:
 
 def _of_tall(tall: Matrix, least: float) -> tuple[Matrix, Values, Matrix]:
     """Ut (k, m), s, Vt (k, n) of ``tall`` (m, n), m >= n, without a sign convention."""
-    n = tall.shape[1]
-    if least > 0 and n >= LEAST_SIZE:
-        count = FIRST_COUNT
-        while count * MOST_SHARE <= n:
-            found = _strongest(tall, count)
-            if found[1].size < count or found[1][-1] < least:  # what is missing is weaker than all that was found
-                kept = int(np.count_nonzero(found[1] >= least))
-                return found[0][:kept], found[1][:kept], found[2][:kept]
-            count *= 2
+    n, count = tall.shape[1], FIRST_COUNT
+    while least > 0 and n >= LEAST_SIZE and count * MOST_SHARE <= n:
+        ut, s, vt = _strongest(tall, count)
+        if s.size < count or s[-1] < least:  # what is missing is weaker than all that was found
+            kept = int(np.count_nonzero(s >= least))
+            return ut[:kept], s[:kept], vt[:kept]
+        missing = float(np.einsum("mn,mn->", tall, tall, dtype=np.float64)) - float(s @ s)
+        if missing > (n - count) * (least / 2) ** 2:  # spread evenly, that would about reach ``least`` everywhere
+            break
+        count *= 2
     return _factors(tall, _right_vectors(tall))
 
 

@@ -11,6 +11,7 @@ rescaling it would be rescaling noise. Writers only: no reader needs this module
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,9 +30,6 @@ Codes = NDArray[np.int8]
 DEAD_ZONE: Final = 0.1
 MAX_CODE: Final = 127
 MAX_RANK: Final = EXACT_PRODUCT // 128**2  # of one slice: its sums stay exact even with 8-bit codes
-# A code keeps a component whose singular value is some 0.8 cosine^2 step typical sqrt(m n) or more, if its vectors are
-# dense; what is looked for reaches down to a small part of that, for vectors that are not.
-STRONG: Final = 0.04
 BLOCK_ITEMS: Final = 1 << 20  # of what is rounded at a time
 
 
@@ -63,12 +61,14 @@ class Components:
 class Decomposed:
     """A delta's components, and the root mean square of its typical entry, which a step is a multiple of.
 
-    ``energy``: its squared norm, components that were not looked for included.
+    ``energy``: its squared norm. ``reach``: components may be missing whose singular value is below
+    reach * typical * sqrt(the longer side).
     """
 
     components: Components
     typical: float
     energy: float
+    reach: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +85,25 @@ class Sliced:
     noise: float
 
 
-def is_strong_enough(step: float, cosine: float) -> bool:
-    """Whether a code of these settings leaves out, many times over, what ``decomposed(only_strong=True)`` does."""
-    return 0.2 * step * cosine**2 >= STRONG
+def reach(step: float, cosine: float) -> float:
+    """How weak a component may be to be kept by a code, if barely; see ``Decomposed``.
 
-
-def decomposed(delta: NDArray[Any], *, only_strong: bool = False) -> Decomposed:
-    """``delta``: (m, n) finite float32. The costly half of coding a matrix; the same for every step.
-
-    ``only_strong``: components so weak that no code with ``is_strong_enough`` settings keeps them may be missing.
+    The larger factor's codes must resemble it by the cosine alone: entries of a dense vector then have at least
+    0.1 + 0.45 cosine of a step. Half of that leaves room for vectors that are not dense.
     """
+    return step * (0.05 + 0.225 * cosine)
+
+
+def decomposed(delta: NDArray[Any], reach: float = 0.0) -> Decomposed:
+    """``delta``: (m, n) finite float32. The costly half of coding a matrix; the same for all steps down to a reach."""
     energy = _row_energy(delta)
     typical = _typical(energy, delta.shape[1])
-    rows, cols = np.count_nonzero(energy), np.count_nonzero(delta.any(axis=0))
-    u, s, vt = linalg.svd(delta, STRONG * typical * np.sqrt(rows * cols) if only_strong else 0.0)
-    return Decomposed(Components(u.T, s, vt, _peaks(u.T), _peaks(vt)), typical, float(energy.sum()))
+    longer = max(np.count_nonzero(energy), np.count_nonzero(delta.any(axis=0)))
+    u, s, vt = linalg.svd(delta, reach * typical * math.sqrt(longer))
+    total = float(energy.sum())
+    is_whole = float(s @ s) >= (1 - 1e-5) * total
+    components = Components(u.T, s, vt, _peaks(u.T), _peaks(vt))
+    return Decomposed(components, typical, total, 0.0 if is_whole else reach)
 
 
 def sliced(matrix: Decomposed, *, step: float, cosine: float, dead_zone: float = DEAD_ZONE) -> Sliced:

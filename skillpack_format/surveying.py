@@ -178,7 +178,7 @@ class _Tensor:
 
     def __init__(self, job: Job) -> None:
         self.job, self.pair = job, pair_of(job)
-        self._matrices: dict[bool, list[slicing.Decomposed]] = {}
+        self._matrices: list[slicing.Decomposed] = []
 
     def only(self) -> Option:
         """The one coding that the recipe gives."""
@@ -236,10 +236,10 @@ class _Tensor:
         return code(replace(self.job, treatment=coding))
 
     def _sliced(self, coding: Slices) -> encoders.SlicedPair:
-        only_strong = slicing.is_strong_enough(coding.step, coding.cosine)
-        if only_strong not in self._matrices:
-            self._matrices = {only_strong: encoders.decomposed(self.pair, only_strong=only_strong)}
-        return encoders.sliced(self.pair, self._matrices[only_strong], coding)
+        reach = slicing.reach(coding.step, coding.cosine)
+        if not self._matrices or reach < max(each.reach for each in self._matrices):
+            self._matrices = encoders.decomposed(self.pair, reach)
+        return encoders.sliced(self.pair, self._matrices, coding)
 
 
 def _expected(rates: Priced, nbytes: int) -> int:
