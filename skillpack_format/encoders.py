@@ -25,7 +25,7 @@ from skillpack_format.making import Start
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices
 
 RUN_ITEMS: Final = 1 << 22  # 32 MiB of float64
-SAMPLE_ITEMS: Final = 1 << 18
+SAMPLE_ITEMS: Final = 1 << 17
 PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
 
 
@@ -88,7 +88,7 @@ def sample(pair: Pair) -> tuple[Pair, float]:
     """
     cols = Grid.of(pair.kind.shape).cols
     start, wanted = (bits[: pair.old_items].reshape(-1, cols) for bits in (pair.start.bits, pair.wanted))
-    if pair.wanted.size <= 4 * SAMPLE_ITEMS:
+    if pair.wanted.size <= 2 * SAMPLE_ITEMS:
         return pair, 1.0
     changed = np.flatnonzero(
         (pair.converted[: pair.old_items] != pair.wanted[: pair.old_items]).reshape(wanted.shape).any(axis=1)
@@ -192,8 +192,10 @@ def pruned(pair: Pair, treatment: Prune) -> list[Encoded]:
     """``sparse``: the largest changes, in BF16; ties go to the lower position."""
     delta = pair.delta()
     count = min(math.ceil(treatment.keep * delta.size), int(np.count_nonzero(delta)))
-    strongest = np.argsort(-np.abs(delta), kind="stable")[:count]
-    positions = np.sort(strongest)
+    magnitude = np.abs(delta)
+    least = np.partition(magnitude, magnitude.size - count)[magnitude.size - count] if count else np.float32(np.inf)
+    stronger, equal = np.flatnonzero(magnitude > least), np.flatnonzero(magnitude == least)
+    positions = np.sort(np.concatenate([stronger, equal[: count - stronger.size]]))
     bf16 = dtype_named("BF16")
     values = float32_to_bits(np.ascontiguousarray(delta[positions]), bf16)
     numel = target_of(pair.kind).numel

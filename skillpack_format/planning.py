@@ -173,13 +173,21 @@ def plan(surveys: Sequence[Survey], goal: SettledGoal, tuned_bytes: int, total: 
     else:
         chosen = table.smallest(1 - goal.share)
     found = table.error(chosen)
-    if isinstance(goal, Budget) and goal.max_error is not None and found > goal.max_error:
-        message = f"an error of at most {goal.max_error:g} was asked for, in {goal.nbytes} bytes {found:.3g} can be had"
-        raise error("plan.unreachable", "plan", message)
     choices = tuple(
         Choice(each.name, chosen[each.name], reason(each.options, chosen[each.name], goal)) for each in surveys
     )
-    return Plan(choices, price, total(chosen), found)
+    result = Plan(choices, price, total(chosen), found)
+    require_bound(result, goal)
+    return result
+
+
+def require_bound(found: Plan, goal: SettledGoal) -> None:
+    """Refuse a plan whose budget does not allow the error that was asked for beside it (plan.unreachable)."""
+    if isinstance(goal, Budget) and goal.max_error is not None and found.error > goal.max_error:
+        message = (
+            f"an error of at most {goal.max_error:g} was asked for, in {goal.nbytes} bytes {found.error:.3g} can be had"
+        )
+        raise error("plan.unreachable", "plan", message)
 
 
 @dataclass(frozen=True, slots=True)

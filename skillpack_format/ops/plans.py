@@ -33,6 +33,7 @@ from skillpack_format.planning import (
     plan,
     rates,
     reason,
+    require_bound,
 )
 from skillpack_format.progress import Done, Progress, in_order
 from skillpack_format.recipes import Coding, Planned, Recipe, Treatment
@@ -168,6 +169,13 @@ def make_plan(tensors: Tensors, goal: Budget | MaxError | Energy) -> Plan:
 
     for name, found in tensors.each("planning", look, tensors.names):
         surveys[name] = found
+    settled = _settle(tensors, surveys, replace(goal, max_error=None) if isinstance(goal, Budget) else goal)
+    require_bound(settled, goal)
+    return settled
+
+
+def _settle(tensors: Tensors, surveys: dict[str, Survey], goal: Budget | MaxError | Energy) -> Plan:
+    """Choose, try what was chosen, and choose again by what came out, until all that is chosen has been tried."""
     for _ in range(ROUNDS):
         chosen = plan(list(surveys.values()), goal, tensors.nbytes, tensors.total)
         expected = {each.name: each.option for each in chosen.choices if not each.option.is_measured}
