@@ -1,7 +1,8 @@
 """What one tensor could cost and keep: the options that a plan chooses from, and the choice where the price is known.
 
-Bytes of an option are those that it takes, but for some that are told from a sample of the rows of a large tensor; its
-error is what the code does to the change, rounding to the tensor's dtype left out. ``measured`` options are facts.
+Bytes of an option are those of quick compression, which is never below what is stored in the end, or told from a sample
+of the rows of a large tensor; its error is what the code does to the change, rounding to the tensor's dtype left out.
+``measured`` options are facts.
 """
 
 from __future__ import annotations
@@ -289,7 +290,7 @@ def _option(
     times: float = 1.0,
 ) -> Option:
     """``candidate`` of ``pair``, which is that part of the tensor of which there are so many ``times``."""
-    contents = stored(pair, candidate, job.codec, thorough=True)
+    contents = stored(pair, candidate, job.codec, thorough=False)
     stats: dict[str, int | bytes] = {"changed": pair.wanted.size, "spectrum": bytes(16)}
     stats |= {key: bytes(4) for key in FIGURES}
     components = [Component(e.encoding, e.params, c.sha256) for e, c in zip(candidate.encoded, contents, strict=True)]

@@ -27,7 +27,7 @@ WEIGHED: Final = {
     "target_length": 64,
 }
 WORTH_MORE: Final = 0.95  # a chunk that the entropy stage leaves above this share is left at that
-HAS_MATCHES: Final = 0.8  # a chunk that weighing leaves below this share of that has matches worth looking for
+HAS_MATCHES: Final = 0.9  # a chunk that weighing leaves below this share of that has matches worth looking for
 MAX_WINDOW: Final = 1 << 24  # codecs.md: the largest chunk is also the largest window
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
@@ -43,9 +43,9 @@ class Zstd:
             return zstandard.ZstdCompressor(compression_params=found).compress(chunk)
 
         tried = [compressed(zstandard.STRATEGY_FAST, ENTROPY)]
-        if thorough and len(tried[0]) < WORTH_MORE * len(chunk):
+        if len(tried[0]) < WORTH_MORE * len(chunk):
             tried.append(compressed(zstandard.STRATEGY_BTULTRA, WEIGHED))
-            if len(tried[1]) < HAS_MATCHES * len(tried[0]):
+            if thorough and len(tried[1]) < HAS_MATCHES * len(tried[0]):
                 tried.append(zstandard.ZstdCompressor(level=LEVEL, write_checksum=False).compress(chunk))
         return min(chunk, *tried, key=len)
 

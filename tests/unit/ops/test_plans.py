@@ -15,12 +15,12 @@ from skillpack_format.recipes import STANDARD
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Six matrices of different size and change, an embedding of which few rows change, a norm."""
+    """Three matrices of different size and change, an embedding of which few rows change, a norm."""
     folder = tmp_path_factory.mktemp("pair")
     random = np.random.default_rng(4)
     base: dict[str, np.ndarray] = {}
     tuned: dict[str, np.ndarray] = {}
-    for layer, (rows, cols) in enumerate([(256, 128), (128, 256), (192, 192)] * 2):
+    for layer, (rows, cols) in enumerate([(256, 128), (100, 120), (192, 192)]):
         name = f"layers.{layer}.mlp.up_proj.weight"
         base[name] = random.standard_normal((rows, cols)).astype(np.float32)
         low = random.standard_normal((rows, 6)) @ random.standard_normal((6, cols))
@@ -39,7 +39,7 @@ def options(goal: Goal, threads: int = 1) -> skp.ConvertOptions:
     return skp.ConvertOptions(recipe=STANDARD, goal=goal, threads=threads, overwrite=True)
 
 
-@pytest.mark.parametrize("nbytes", [20_000, 40_000, 90_000, 200_000])
+@pytest.mark.parametrize("nbytes", [30_000, 80_000])
 def test_a_budget_is_filled_and_never_exceeded(pair: tuple[Path, Path], tmp_path: Path, nbytes: int) -> None:
     pack = tmp_path / "p.skp"
     skp.convert(*pair, pack, options(Budget(nbytes)))
@@ -47,7 +47,7 @@ def test_a_budget_is_filled_and_never_exceeded(pair: tuple[Path, Path], tmp_path
 
 
 @pytest.mark.parametrize(
-    "goal", [Quality(0.05), Budget(40_000), MaxError(0.3), Energy(0.6)], ids=lambda goal: type(goal).__name__
+    "goal", [Quality(0.05), Budget(20_000), MaxError(0.3), Energy(0.6)], ids=lambda goal: type(goal).__name__
 )
 def test_the_dry_run_plans_what_is_then_done(pair: tuple[Path, Path], tmp_path: Path, goal: Goal) -> None:
     planned = skp.preview(*pair, options(goal)).plan
@@ -55,10 +55,10 @@ def test_the_dry_run_plans_what_is_then_done(pair: tuple[Path, Path], tmp_path: 
     assert planned.nbytes - 400 <= made.pack_bytes <= planned.nbytes
     errors = {each.name: each.error for each in made.tensors if each.error is not None}
     assert {each.name: each.option.noise for each in planned.choices if each.name in errors} == errors
-    assert len(errors) >= 4
+    assert len(errors) >= 3
 
 
-@pytest.mark.parametrize("goal", [Quality(0.05), Budget(40_000)], ids=lambda goal: type(goal).__name__)
+@pytest.mark.parametrize("goal", [Quality(0.05), Budget(20_000)], ids=lambda goal: type(goal).__name__)
 def test_the_number_of_threads_changes_no_byte(pair: tuple[Path, Path], tmp_path: Path, goal: Goal) -> None:
     for threads in (1, 3):
         skp.convert(*pair, tmp_path / f"{threads}.skp", options(goal, threads))
