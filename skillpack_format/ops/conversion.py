@@ -293,13 +293,13 @@ def _code_once(work: _Work, writer: PackWriter, name: str, treatment: Treatment)
         return work.code(name, treatment)
     key = _key(name, treatment, work)
     record = writer.journal.get(key)
-    if record is not None:
-        return from_record(record, work.options.limits)
-    coded = work.code(name, treatment)
-    for content in coded.contents:
-        writer.keep(content)
-    writer.journal.add(key, to_record(coded))
-    return from_record(to_record(coded), work.options.limits)
+    if record is None:
+        coded = work.code(name, treatment)
+        for content in coded.contents:
+            writer.keep(content)
+        record = to_record(coded)
+        writer.journal.add(key, record)
+    return from_record(record, work.options.limits)
 
 
 def _code_all(work: _Work, writer: PackWriter, progress: Progress) -> list[Coded]:
@@ -307,9 +307,11 @@ def _code_all(work: _Work, writer: PackWriter, progress: Progress) -> list[Coded
     sizes = {name: work.after.specs[name].nbytes for name in work.names if name in work.after.specs}
     done, total = 0, sum(sizes.values())
     coded: list[Coded] = []
-    for name, each in in_order(
-        lambda name: _code_once(work, writer, name, work.treatment(name)), work.names, work.options.threads
-    ):
+
+    def code(name: str) -> Coded:
+        return _code_once(work, writer, name, work.treatment(name))
+
+    for name, each in in_order(code, work.names, work.options.threads):
         for content in each.contents:
             writer.add(content)
         coded.append(each)
