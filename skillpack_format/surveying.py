@@ -254,12 +254,19 @@ def _expected(rates: Priced, nbytes: int) -> int:
 
 
 def _descend(cost: Callable[[int], float], start: int) -> None:
-    """Look at places of the ladder, from ``start`` finer or else coarser, until the cost rises; infinite ones pass."""
+    """Look at places of the ladder, from ``start`` finer or else coarser, until costs rise; infinite ones pass.
+
+    Two in a row must be worse on the way to finer codes: what a table keeps can fall for one step.
+    """
     least = cost(start)
-    for way in (1, -1):
-        at, is_lower = start + way, False
-        while 0 <= at < len(LADDER) and ((found := cost(at)) < least or found == math.inf):
-            least, is_lower = min(least, found), is_lower or found < least
+    for way, patience in ((1, 2), (-1, 1)):
+        at, worse, is_lower = start + way, 0, False
+        while 0 <= at < len(LADDER) and worse < patience:
+            found = cost(at)
+            if found < least:
+                least, worse, is_lower = found, 0, True
+            elif found < math.inf:
+                worse += 1
             at += way
         if is_lower:
             return

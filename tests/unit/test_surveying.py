@@ -46,8 +46,8 @@ def test_coding_as_an_option_says_takes_no_more_than_it_says(dtype: str) -> None
     for option in survey(job, float("inf")).options:
         coded = code(dataclasses.replace(job, treatment=option.coding))
         assert coded.nbytes <= sum(option.segments), option.label
-        if isinstance(option.coding, Slices):
-            assert coded.nbytes == sum(option.segments)
+        if option.label.startswith("lowrank") and coded.entry.components[0].encoding == "lowrank":
+            assert coded.nbytes >= 0.95 * sum(option.segments)
 
 
 PRICES = [Priced(1e-3, 0.03, byte) for byte in (1e-10, 1e-8, 1e-7, 1e-6, 1e-5, 1.0)]
