@@ -24,7 +24,7 @@ from skillpack_format.errors import error
 from skillpack_format.making import Start
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices
 
-RUN_ITEMS: Final = 1 << 22  # 32 MiB of float64
+RUN_ITEMS: Final = 1 << 18  # 2 MiB of float64: memory that is used again, and not asked of the system every time
 SAMPLE_ITEMS: Final = 1 << 17
 PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
 

@@ -35,7 +35,7 @@ def svd(delta: NDArray[Any], least: float = 0.0) -> tuple[Matrix, Values, Matrix
     Rows and columns of zeros cost nothing.
     """
     m, n = delta.shape
-    largest = float(np.abs(delta).max()) if delta.size else 0.0
+    largest = max(float(delta.max()), -float(delta.min())) if delta.size else 0.0
     if largest == 0:
         return np.zeros((m, 0), np.float32), np.zeros(0), np.zeros((0, n), np.float32)
     rows, cols = (np.flatnonzero(delta.any(axis=axis)) for axis in (1, 0))
