@@ -53,8 +53,11 @@ class Components:
     peak_u: Matrix
     peak_v: Matrix
 
-    def only(self, chosen: NDArray[Any]) -> Components:
-        return Components(*(each[chosen] for each in (self.u, self.s, self.v, self.peak_u, self.peak_v)))
+    def only(self, chosen: NDArray[np.int64]) -> Components:
+        """Some of them, by their ascending places; a run of them is not copied."""
+        is_run = chosen.size and chosen[-1] - chosen[0] + 1 == chosen.size
+        at = slice(chosen[0], chosen[-1] + 1) if is_run else chosen
+        return Components(self.u[at], self.s[at], self.v[at], self.peak_u[at], self.peak_v[at])
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ def _coded(group: Components, lam: float, cosine: float, dead_zone: float) -> _C
     largest = float((np.maximum(group.peak_u, group.peak_v) * amplitude).max())
     amplitude = (amplitude * min(1.0, MAX_CODE / largest)).astype(np.float32)
     lean = np.float32(0.5 - dead_zone)
-    survives = np.minimum(group.peak_u, group.peak_v) * amplitude + lean >= 1  # rounds to more than zeros
+    survives = np.flatnonzero(np.minimum(group.peak_u, group.peak_v) * amplitude + lean >= 1)  # not only zeros
     group, amplitude = group.only(survives), amplitude[survives]
     u, lengths_u, inner_u = _rounded(group.u, amplitude, lean)
     v, lengths_v, inner_v = _rounded(group.v, amplitude, lean)

@@ -8,7 +8,6 @@ of the rows of a large tensor; its error is what the code does to the change, ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -218,17 +217,30 @@ class _Tensor:
         return _option(self.job, self.pair, coding, sliced_candidate(found), found.noise, _loss(1 - found.energy))
 
     def rungs_around_the_best(self, rates: Priced) -> list[Option]:
-        """The rungs looked at on the way to that of least cost; all rungs of a small tensor."""
+        """The rungs looked at on the way to that of least cost; all rungs of a small tensor.
+
+        From the expected one finer, or else coarser, until costs rise. On the way to finer codes two in a row must be
+        worse, for what a table keeps can fall for one step, or bytes alone must cost more than the best.
+        """
         if self.pair.wanted.size <= SMALL_ITEMS:
             return [option for coding in LADDER if (option := self.rung(coding))]
-        found: dict[int, Option | None] = {}
-
-        def cost(place: int) -> float:
-            found[place] = option = self.rung(LADDER[place])
-            return math.inf if option is None else option.cost(rates)
-
-        _descend(cost, _expected(rates, self.pair.wanted.nbytes))
-        return [option for _, option in sorted(found.items()) if option]
+        start = _expected(rates, self.pair.wanted.nbytes)
+        found: list[Option] = []
+        least = math.inf
+        for places, patience in ((range(start, len(LADDER)), 2), (range(start - 1, -1, -1), 1)):
+            worse = 0
+            for option in map(self.rung, (LADDER[place] for place in places)):
+                if option is None:  # nothing survives: finer ones may have something, coarser ones have not
+                    continue
+                found.append(option)
+                cost = option.cost(rates)
+                worse = 0 if cost < least else worse + 1
+                least = min(least, cost)
+                if worse == patience or (patience == 2 and rates.byte * option.nbytes > least):
+                    break
+            if found and found[0].cost(rates) > least:
+                break
+        return found
 
     def code(self, coding: Coding) -> Coded:
         """The tensor coded to the end."""
@@ -251,25 +263,6 @@ def _expected(rates: Priced, nbytes: int) -> int:
     """
     step = 0.55 * (rates.byte * nbytes / rates.noise) ** (1 / 3) if rates.noise else math.inf
     return min(sum(rung.step > 1.1 * step for rung in LADDER), len(LADDER) - 1)
-
-
-def _descend(cost: Callable[[int], float], start: int) -> None:
-    """Look at places of the ladder, from ``start`` finer or else coarser, until costs rise; infinite ones pass.
-
-    Two in a row must be worse on the way to finer codes: what a table keeps can fall for one step.
-    """
-    least = cost(start)
-    for way, patience in ((1, 2), (-1, 1)):
-        at, worse, is_lower = start + way, 0, False
-        while 0 <= at < len(LADDER) and worse < patience:
-            found = cost(at)
-            if found < least:
-                least, worse, is_lower = found, 0, True
-            elif found < math.inf:
-                worse += 1
-            at += way
-        if is_lower:
-            return
 
 
 def _figures(
