@@ -23,8 +23,10 @@ from skillpack_format.encodings._base import Encoded
 from skillpack_format.making import Change, make, start_of
 from skillpack_format.manifest import Component, Entry
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices, Treatment, Unchanged
+from skillpack_format.slicing import reach
 
 CHUNK_BYTES: Final = 1 << 20  # small enough to decode in parallel, large enough for zstd
+FAR_LARGER: Final = 0.5  # one over: times by which a sample must say that an exact code is larger to be believed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +75,19 @@ def code(job: Job) -> Coded:
     pair = pair_of(job)
     if isinstance(job.treatment, Unchanged) and job.old is not None:
         return Coded(entry_of(job, job.old, (), {}), (), None)
-    chosen, contents = _cheapest(pair, job)
-    made = made_of(pair, chosen.encoded, job.bench)
+    return coded(job, pair, _cheapest(pair, job))
+
+
+def coded(job: Job, pair: Pair, candidate: Candidate) -> Coded:
+    """The tensor as ``candidate`` codes it, made again to learn what a reader gets."""
+    contents = stored(pair, candidate, job.codec, thorough=True)
+    made = made_of(pair, candidate.encoded, job.bench)
     stats, error = stats_of(pair, made)
     result = TensorIdentity(job.new.kind, sha256_of(made))
     if result == job.old:
         return Coded(entry_of(job, result, (), stats), (), error)
-    components = [Component(e.encoding, e.params, c.sha256) for e, c in zip(chosen.encoded, contents, strict=True)]
-    return Coded(entry_of(job, result, components, {**stats, **chosen.stats}), contents, error)
+    components = [Component(e.encoding, e.params, c.sha256) for e, c in zip(candidate.encoded, contents, strict=True)]
+    return Coded(entry_of(job, result, components, {**stats, **candidate.stats}), contents, error)
 
 
 class Named(Protocol):
@@ -127,7 +134,8 @@ def lossy_candidates(pair: Pair, coding: Treatment) -> list[Candidate]:
     if not encoders.is_lossy_possible(pair):
         return []
     if isinstance(coding, Slices):
-        return [sliced_candidate(encoders.sliced(pair, encoders.decomposed(pair), coding))]
+        matrices = encoders.decomposed(pair, reach(coding.step, coding.cosine))
+        return [sliced_candidate(encoders.sliced(pair, matrices, coding))]
     if isinstance(coding, Prune):
         return [Candidate(tuple(encoders.pruned(pair, coding)))]
     if isinstance(coding, Bands):
@@ -147,14 +155,28 @@ def stored(pair: Pair, candidate: Candidate, codec: str, *, thorough: bool) -> t
     return tuple(store_encoded(each, target, codec, CHUNK_BYTES, thorough=thorough) for each in candidate.encoded)
 
 
-def _cheapest(pair: Pair, job: Job) -> tuple[Candidate, tuple[StoredContent, ...]]:
-    """The candidate that is smallest once stored; quick compression is near enough to tell."""
-    candidates = exact_candidates(pair) + (lossy_candidates(pair, job.treatment) if pair.wanted.size else [])
-    if not candidates:
-        return Candidate(()), ()
-    sizes = [sum(content.nbytes for content in stored(pair, each, job.codec, thorough=False)) for each in candidates]
-    chosen = candidates[sizes.index(min(sizes))]
-    return chosen, stored(pair, chosen, job.codec, thorough=True)
+def _cheapest(pair: Pair, job: Job) -> Candidate:
+    """The candidate that is smallest once stored; quick compression is near enough to tell.
+
+    Exact codes are not made where a sample of the tensor says that they would be far larger than a lossy one.
+    """
+    candidates = lossy_candidates(pair, job.treatment) if pair.wanted.size else []
+    sizes = [quick_nbytes(pair, each, job.codec) for each in candidates]
+    if not sizes or min(sizes) > FAR_LARGER * exact_nbytes_about(pair, job.codec):
+        exact = exact_candidates(pair)
+        candidates, sizes = [*exact, *candidates], [quick_nbytes(pair, each, job.codec) for each in exact] + sizes
+    return candidates[sizes.index(min(sizes))] if candidates else Candidate(())
+
+
+def quick_nbytes(pair: Pair, candidate: Candidate, codec: str) -> int:
+    """Stored bytes of a candidate, at most: what quick compression gives."""
+    return sum(content.nbytes for content in stored(pair, candidate, codec, thorough=False))
+
+
+def exact_nbytes_about(pair: Pair, codec: str) -> float:
+    """Stored bytes of the smallest exact code, told from a sample. The tensor has elements in the base."""
+    part, times = encoders.sample(pair)
+    return times * min(quick_nbytes(part, each, codec) for each in exact_candidates(part))
 
 
 def _float32(value: float) -> bytes:

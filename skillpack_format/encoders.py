@@ -24,7 +24,8 @@ from skillpack_format.errors import error
 from skillpack_format.making import Start
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices
 
-RUN_ITEMS: Final = 1 << 22  # 32 MiB of float64
+RUN_ITEMS: Final = 1 << 18  # 2 MiB of float64: memory that is used again, and not asked of the system every time
+SAMPLE_ITEMS: Final = 1 << 17
 PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
 
 
@@ -80,6 +81,29 @@ def runs(items: int) -> Iterator[slice]:
         yield slice(first, min(first + RUN_ITEMS, items))
 
 
+def sample(pair: Pair) -> tuple[Pair, float]:
+    """Some of the rows that change, as a tensor of its own, and how many times as many there are.
+
+    A small tensor, and one that does not change in rows of the base, is its own sample.
+    """
+    cols = Grid.of(pair.kind.shape).cols
+    start, wanted = (bits[: pair.old_items].reshape(-1, cols) for bits in (pair.start.bits, pair.wanted))
+    if pair.wanted.size <= 2 * SAMPLE_ITEMS:
+        return pair, 1.0
+    changed = np.flatnonzero(
+        (pair.converted[: pair.old_items] != pair.wanted[: pair.old_items]).reshape(wanted.shape).any(axis=1)
+    )
+    if not changed.size:
+        return pair, 1.0
+    count = min(changed.size, -(-SAMPLE_ITEMS // cols))
+    chosen = changed[np.arange(count) * changed.size // count]
+    kind = TensorKind(pair.kind.dtype, (count, cols))
+    part = Pair(
+        pair.name, kind, Start(start[chosen].reshape(-1), pair.start.dtype), wanted[chosen].reshape(-1), count * cols
+    )
+    return part, changed.size / count
+
+
 def lossless(pair: Pair) -> Iterator[Encoded]:
     """Every exact code that can make ``wanted``; the caller keeps the one that is smallest once stored."""
     target = target_of(pair.kind)
@@ -100,10 +124,11 @@ def is_lossy_possible(pair: Pair) -> bool:
     return dtype.is_arithmetic and pair.start.dtype.is_arithmetic and len(pair.kind.shape) >= 2 and pair.old_items > 0
 
 
-def decomposed(pair: Pair) -> list[slicing.Decomposed]:
-    """The components of every matrix of the delta."""
+def decomposed(pair: Pair, reach: float = 0.0) -> list[slicing.Decomposed]:
+    """The components of every matrix of the delta, down to a reach (``slicing.reach``)."""
     grid = Grid.of(pair.kind.shape)
-    return [slicing.decomposed(each) for each in pair.delta().reshape(grid.stack, grid.rows, grid.cols)]
+    delta = pair.delta().reshape(grid.stack, grid.rows, grid.cols)
+    return [slicing.decomposed(each, reach) for each in delta]
 
 
 def sliced(pair: Pair, matrices: Sequence[slicing.Decomposed], treatment: Slices) -> SlicedPair:
@@ -167,8 +192,10 @@ def pruned(pair: Pair, treatment: Prune) -> list[Encoded]:
     """``sparse``: the largest changes, in BF16; ties go to the lower position."""
     delta = pair.delta()
     count = min(math.ceil(treatment.keep * delta.size), int(np.count_nonzero(delta)))
-    strongest = np.argsort(-np.abs(delta), kind="stable")[:count]
-    positions = np.sort(strongest)
+    magnitude = np.abs(delta)
+    least = np.partition(magnitude, magnitude.size - count)[magnitude.size - count] if count else np.float32(np.inf)
+    stronger, equal = np.flatnonzero(magnitude > least), np.flatnonzero(magnitude == least)
+    positions = np.sort(np.concatenate([stronger, equal[: count - stronger.size]]))
     bf16 = dtype_named("BF16")
     values = float32_to_bits(np.ascontiguousarray(delta[positions]), bf16)
     numel = target_of(pair.kind).numel

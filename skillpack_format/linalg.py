@@ -1,8 +1,8 @@
-"""The one decomposition that encoders need: a thin singular value decomposition, fast for tall matrices.
+"""The one decomposition that encoders need: a thin singular value decomposition, or the strong part of one.
 
-The one rule: the answer is a function of the matrix alone. Signs are fixed by the right factor, values descend, and
-numpy does all the arithmetic. (A BLAS may sum in another order with another number of threads: the same bytes need
-the same machine and one thread.) No reader needs this module.
+The one rule: the answer is a function of the arguments alone. Signs are fixed by the right factor, values descend, the
+random start is always the same, and numpy does all the arithmetic. (A BLAS may sum in another order with another number
+of threads: the same bytes need the same machine and one thread.) No reader needs this module.
 """
 
 from __future__ import annotations
@@ -19,30 +19,77 @@ Values = NDArray[np.float64]
 # Eigenvalues of a Gram matrix are good to about 1e-16 of the largest, so singular values to 1e-8 and their vectors to
 # far less; what lies below this share of the largest is under the precision of the float32 it came from.
 SMALLEST_SHARE: Final = 1e-6
+LEAST_SIZE: Final = 512  # of the smaller side, from which on looking for the strong part alone saves anything
+FIRST_COUNT: Final = 64  # components first looked for; then twice as many
+MOST_SHARE: Final = 8  # of the smaller side, one over: more components than that and all of them are found
+PASSES: Final = 3  # of the power iteration
+SEED: Final = 20251125
 _BLOCK_ITEMS: Final = 1 << 22  # 32 MiB of float64: a tall matrix is never widened whole
 
 
-def svd(delta: NDArray[Any]) -> tuple[Matrix, Values, Matrix]:
-    """``delta`` = U diag(s) Vt to about 1e-6 of its norm, by the eigenvectors of the smaller Gram matrix.
+def svd(delta: NDArray[Any], least: float = 0.0) -> tuple[Matrix, Values, Matrix]:
+    """``delta`` = U diag(s) Vt to about 1e-6 of its norm; without components whose singular value is below ``least``.
 
     ``delta``: (m, n) finite floats. U: (m, k), s: (k,) positive and descending, Vt: (k, n), where k is the numerical
-    rank: a zero matrix has k = 0. The largest entry of each row of Vt is positive.
+    rank, or the number of strong components: a zero matrix has k = 0. The largest entry of each row of Vt is positive.
+    Rows and columns of zeros cost nothing.
     """
     m, n = delta.shape
-    largest = float(np.abs(delta).max()) if delta.size else 0.0
+    largest = max(float(delta.max()), -float(delta.min())) if delta.size else 0.0
     if largest == 0:
         return np.zeros((m, 0), np.float32), np.zeros(0), np.zeros((0, n), np.float32)
-    scaled = (delta / largest).astype(np.float32, copy=False)  # squares of subnormals would vanish
-    u, s, v = _by_columns(scaled) if m >= n else _by_columns(np.ascontiguousarray(scaled.T))[::-1]
-    peak = np.take_along_axis(v, np.abs(v).argmax(axis=0)[None, :], axis=0)[0]  # (k,)
+    rows, cols = (np.flatnonzero(delta.any(axis=axis)) for axis in (1, 0))
+    dense = delta if (rows.size, cols.size) == (m, n) else delta[np.ix_(rows, cols)]
+    scaled = (dense / largest).astype(np.float32, copy=False)  # squares of subnormals would vanish
+    least /= largest
+    ut, s, vt = _of_tall(scaled, least) if rows.size >= cols.size else _of_tall(scaled.T, least)[::-1]
+    peak = np.take_along_axis(vt, np.abs(vt).argmax(axis=1)[:, None], axis=1)  # (k, 1)
     sign = np.where(peak < 0, np.float32(-1), np.float32(1))
-    u *= sign
-    v *= sign
-    return u, s * largest, v.T
+    ut *= sign
+    vt *= sign
+    return _spread(ut, rows, m).T, s * largest, _spread(vt, cols, n)
 
 
-def _by_columns(tall: Matrix) -> tuple[Matrix, Values, Matrix]:
-    """U (m, k), s, V (n, k) of ``tall`` (m, n), m >= n, without a sign convention."""
+def _spread(factor: Matrix, places: NDArray[np.int64], size: int) -> Matrix:
+    """(k, places) to (k, size), zero elsewhere."""
+    if places.size == size:
+        return factor
+    whole = np.zeros((factor.shape[0], size), np.float32)
+    whole[:, places] = factor
+    return whole
+
+
+def _of_tall(tall: Matrix, least: float) -> tuple[Matrix, Values, Matrix]:
+    """Ut (k, m), s, Vt (k, n) of ``tall`` (m, n), m >= n, without a sign convention."""
+    n, count = tall.shape[1], FIRST_COUNT
+    while least > 0 and n >= LEAST_SIZE and count * MOST_SHARE <= n:
+        ut, s, vt = _strongest(tall, count)
+        if s.size < count or s[-1] < least:  # what is missing is weaker than all that was found
+            kept = int(np.count_nonzero(s >= least))
+            return ut[:kept], s[:kept], vt[:kept]
+        missing = float(np.einsum("mn,mn->", tall, tall, dtype=np.float64)) - float(s @ s)
+        if missing > (n - count) * (least / 2) ** 2:  # spread evenly, that would about reach ``least`` everywhere
+            break
+        count *= 2
+    return _factors(tall, _right_vectors(tall))
+
+
+def _strongest(tall: Matrix, count: int) -> tuple[Matrix, Values, Matrix]:
+    """About the ``count`` strongest components: a randomised range finder with power iterations (Halko et al. 2011).
+
+    They are the exact components of ``tall`` projected on a subspace, so what they leave out of the matrix is all the
+    error there is. An error of a singular value shrinks with the (4 PASSES + 2)th power of how much stronger the
+    component is than the strongest one that is missing.
+    """
+    basis = np.random.default_rng(SEED).standard_normal((tall.shape[1], count), np.float32)
+    for _ in range(PASSES):
+        image, _ = np.linalg.qr(tall @ basis)
+        basis, _ = np.linalg.qr(tall.T @ image)
+    return _factors(tall, _right_vectors(tall @ basis) @ basis.T)
+
+
+def _right_vectors(tall: Matrix) -> Matrix:
+    """Vt (k, n) of ``tall`` (m, n), m >= n, by the eigenvectors of its Gram matrix, the strongest first."""
     gram = np.zeros((tall.shape[1], tall.shape[1]))
     for rows in _blocks(tall):
         wide = tall[rows].astype(np.float64)
@@ -50,14 +97,18 @@ def _by_columns(tall: Matrix) -> tuple[Matrix, Values, Matrix]:
     values, vectors = np.linalg.eigh(gram)  # ascending, (n, n)
     s = np.sqrt(np.maximum(values[::-1], 0))
     kept = int(np.count_nonzero(s > SMALLEST_SHARE * s[0]))
-    v = vectors[:, ::-1][:, :kept].astype(np.float32)
-    image = tall @ v  # (m, k): U diag(s), with a better s than the root of the eigenvalue
-    s = np.sqrt(sum(np.einsum("mk,mk->k", image[rows], image[rows], dtype=np.float64) for rows in _blocks(image)))
+    return np.ascontiguousarray(vectors[:, ::-1][:, :kept].T, np.float32)
+
+
+def _factors(tall: Matrix, vt: Matrix) -> tuple[Matrix, Values, Matrix]:
+    """Ut (k, m), s, Vt (k, n) for right vectors (k, n): the image of each, and its length."""
+    image = vt @ tall.T  # (k, m): diag(s) Ut, with a better s than the root of the eigenvalue
+    s = np.concatenate([np.linalg.norm(image[some].astype(np.float64), axis=1) for some in _blocks(image)])
     order = np.argsort(-s, kind="stable")
     if (order[1:] < order[:-1]).any():
-        image, s, v = image[:, order], s[order], v[:, order]
-    image /= s.astype(np.float32)
-    return image, s, v
+        image, s, vt = image[order], s[order], vt[order]
+    image /= s.astype(np.float32)[:, None]
+    return image, s, vt
 
 
 def _blocks(matrix: Matrix) -> Iterator[slice]:

@@ -1,6 +1,6 @@
 """Which code every tensor gets, decided for the checkpoint as a whole. Pure: figures in, choices out.
 
-A tensor has options, each with the bytes it costs at most and the damage it does. The fewest bytes for a damage, and
+A tensor has options, each with the bytes it costs and the damage it does. The fewest bytes for a damage, and
 the least damage for a number of bytes, are both reached by giving every tensor the option with the least
 ``damage + price * bytes`` under one price (Everett's generalised Lagrange multipliers); what is asked for decides the
 price. What that leaves of a budget is spent on single tensors.
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from skillpack_format.errors import error
-from skillpack_format.recipes import Coding, Slices, Unchanged
+from skillpack_format.recipes import Coding, Priced, Slices, Unchanged
 from skillpack_format.storage import align
 
 NOISE: Final = 1e-3  # damage of noise as strong as the whole delta
@@ -73,10 +73,12 @@ Goal = Quality | Budget | Share | MaxError | Energy
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to code a tensor: what it adds to the pack at most, and the harm it does.
+    """One way to code a tensor: what it adds to the pack, and the harm it does.
 
     ``header``: bytes in MANIFEST and STORAGE. ``segments``: stored bytes of every content. ``noise``: squared error of
     what is made; ``lost``: share of what the tensor does that is left out; both as shares of the tensor's own change.
+    ``is_measured``: found by coding the tensor in this way, to the last byte; figures of others are near, and for the
+    most part above, what that will give.
     """
 
     coding: Coding
@@ -85,10 +87,17 @@ class Option:
     segments: tuple[int, ...]
     noise: float
     lost: float
+    is_measured: bool = False
 
     @property
     def nbytes(self) -> int:
         return self.header + sum(map(align, self.segments))
+
+    def harm(self, rates: Priced) -> float:
+        return rates.noise * self.noise + rates.lost * self.lost
+
+    def cost(self, rates: Priced) -> float:
+        return self.harm(rates) + rates.byte * self.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +108,9 @@ class Survey:
     """
 
     name: str
-    elements: int
     energy: float
     weight: float
-    options: tuple[Option, ...]
+    options: tuple[Option, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +124,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A choice for every tensor. ``price``: in damage, of all the bytes of tuned. ``nbytes``: most the pack can have.
+    """A choice for every tensor. ``price``: in damage, of all the bytes of tuned. ``nbytes``: of the pack; once every
+    option is a measured one, the most it can have.
 
-    ``error``: estimated squared error of all tensors as a share of the squared change.
+    ``error``: squared error of all tensors as a share of the squared change.
     """
 
     choices: tuple[Choice, ...]
@@ -135,16 +144,24 @@ SettledGoal = Quality | Budget | MaxError | Energy
 Total = Callable[[Mapping[str, Option]], int]  # bytes of the whole file when these are chosen
 
 
+def rates(surveys: Sequence[Survey], price: float, tuned_bytes: int) -> dict[str, Priced]:
+    """What noise, loss and bytes of every tensor count for at ``price``: enough to choose its option by itself.
+
+    Of the surveys, options are not needed.
+    """
+    table = _Table(surveys, tuned_bytes, _damage_rates)
+    return {each.name: table.rates(each.name, price) for each in surveys}
+
+
 def plan(surveys: Sequence[Survey], goal: SettledGoal, tuned_bytes: int, total: Total) -> Plan:
     """The choices that reach ``goal`` with the fewest bytes, or with the least damage.
 
-    ``tuned_bytes``: of all tensors of tuned. ``total``: an upper bound of the file's bytes for given options.
+    ``tuned_bytes``: of all tensors of tuned. ``total``: the file's bytes for given options.
 
     Raises:
         PlanError: plan.unreachable, with what can be reached.
     """
-    harm = _error_of if isinstance(goal, MaxError) else _damage_of
-    table = _Table(surveys, tuned_bytes, harm)
+    table = _Table(surveys, tuned_bytes, _error_rates if isinstance(goal, MaxError) else _damage_rates)
     price = 0.0
     if isinstance(goal, Quality):
         price = goal.price
@@ -156,14 +173,21 @@ def plan(surveys: Sequence[Survey], goal: SettledGoal, tuned_bytes: int, total: 
     else:
         chosen = table.smallest(1 - goal.share)
     found = table.error(chosen)
-    if isinstance(goal, Budget) and goal.max_error is not None and found > goal.max_error:
-        message = f"an error of at most {goal.max_error:g} was asked for, in {goal.nbytes} bytes {found:.3g} can be had"
+    choices = tuple(
+        Choice(each.name, chosen[each.name], reason(each.options, chosen[each.name], goal)) for each in surveys
+    )
+    result = Plan(choices, price, total(chosen), found)
+    require_bound(result, goal)
+    return result
+
+
+def require_bound(found: Plan, goal: SettledGoal) -> None:
+    """Refuse a plan whose budget does not allow the error that was asked for beside it (plan.unreachable)."""
+    if isinstance(goal, Budget) and goal.max_error is not None and found.error > goal.max_error:
+        message = (
+            f"an error of at most {goal.max_error:g} was asked for, in {goal.nbytes} bytes {found.error:.3g} can be had"
+        )
         raise error("plan.unreachable", "plan", message)
-    choices = tuple(Choice(each.name, chosen[each.name], _reason(each, chosen[each.name], goal)) for each in surveys)
-    return Plan(choices, price, total(chosen), found)
-
-
-Harm = Callable[[Option, "_Shares", float], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +199,15 @@ class _Shares:
     content: float
 
 
-def _damage_of(option: Option, shares: _Shares, price: float) -> float:
-    return NOISE * shares.noise * option.noise + _slope(price) * shares.content * option.lost
+Rates = Callable[[_Shares, float, float], Priced]  # (shares, price of all the bytes of tuned, price of one)
 
 
-def _error_of(option: Option, shares: _Shares, price: float) -> float:
-    return shares.change * option.noise
+def _damage_rates(shares: _Shares, price: float, byte: float) -> Priced:
+    return Priced(NOISE * shares.noise, _slope(price) * shares.content, byte)
+
+
+def _error_rates(shares: _Shares, price: float, byte: float) -> Priced:
+    return Priced(shares.change, 0.0, byte)
 
 
 def _slope(price: float) -> float:
@@ -195,10 +222,10 @@ def _slope(price: float) -> float:
 class _Table:
     """Every tensor's options, weighed."""
 
-    def __init__(self, surveys: Sequence[Survey], tuned_bytes: int, harm: Harm) -> None:
+    def __init__(self, surveys: Sequence[Survey], tuned_bytes: int, of_shares: Rates) -> None:
         self.surveys = surveys
         self._bytes = max(1, tuned_bytes)
-        self._harm = harm
+        self._of_shares = of_shares
         sums = [sum(each) for each in zip(*map(_parts, surveys), strict=True)]
         self._shares = {
             each.name: _Shares(
@@ -207,16 +234,15 @@ class _Table:
             for each in surveys
         }
 
-    def harm(self, name: str, option: Option, price: float) -> float:
-        return self._harm(option, self._shares[name], price)
+    def rates(self, name: str, price: float) -> Priced:
+        return self._of_shares(self._shares[name], price, price / self._bytes)
 
     def cheapest(self, price: float) -> dict[str, Option]:
         """Every tensor's option of least harm + price * bytes; the earlier one of equals."""
-
-        def cost(name: str, option: Option) -> float:
-            return self.harm(name, option, price) + price * option.nbytes / self._bytes
-
-        return {each.name: min(each.options, key=partial(cost, each.name)) for each in self.surveys}
+        found = {}
+        for each in self.surveys:
+            found[each.name] = min(each.options, key=partial(Option.cost, rates=self.rates(each.name, price)))
+        return found
 
     def smallest(self, noise: float) -> dict[str, Option]:
         """Every tensor's smallest option of at most ``noise``; the exact one always is."""
@@ -229,16 +255,31 @@ class _Table:
         """(harm saved a byte, name, option) of every option that costs more than the chosen one and does less harm."""
         found = []
         for each in self.surveys:
-            present = chosen[each.name]
-            harm = self.harm(each.name, present, price)
+            present, rates = chosen[each.name], self.rates(each.name, price)
             for option in each.options:
-                more, saved = option.nbytes - present.nbytes, harm - self.harm(each.name, option, price)
+                more, saved = option.nbytes - present.nbytes, present.harm(rates) - option.harm(rates)
                 if more > 0 and saved > 0:
                     found.append((saved / more, each.name, option))
         return sorted(found, key=lambda each: (-each[0], each[1], each[2].nbytes))
 
     def error(self, chosen: Mapping[str, Option]) -> float:
         return sum(self._shares[name].change * option.noise for name, option in chosen.items())
+
+
+def corrected(survey: Survey, expected: Option, fact: Option) -> Survey:
+    """The survey after one of its options was tried: other codes of its kind are now expected to come out likewise."""
+    ratio = sum(fact.segments) / max(1, sum(expected.segments))
+    more = fact.noise - expected.noise
+
+    def after(option: Option) -> Option:
+        if option is expected:
+            return fact
+        if option.is_measured or type(option.coding) is not type(expected.coding):
+            return option
+        sizes = tuple(math.ceil(size * ratio) for size in option.segments)
+        return replace(option, segments=sizes, noise=max(0.0, option.noise + more))
+
+    return replace(survey, options=tuple(map(after, survey.options)))
 
 
 def next_step(
@@ -252,7 +293,7 @@ def next_step(
     rest = budget.nbytes - found.nbytes
     if rest <= SLACK * budget.nbytes:
         return None
-    for _, name, option in _Table(surveys, tuned_bytes, _damage_of).upgrades(chosen, found.price):
+    for _, name, option in _Table(surveys, tuned_bytes, _damage_rates).upgrades(chosen, found.price):
         is_finer = isinstance(option.coding, Slices) and isinstance(chosen[name].coding, Slices)
         if is_finer and option.nbytes - chosen[name].nbytes > rest:
             return name, chosen[name], option
@@ -298,11 +339,12 @@ def _lowest(fits: Callable[[float], bool]) -> float:
     return math.exp(high)
 
 
-def _reason(survey: Survey, option: Option, goal: SettledGoal) -> str:
-    if len(survey.options) == 1:
+def reason(options: Sequence[Option], option: Option, goal: SettledGoal) -> str:
+    """Why a tensor gets this one of its options, in words."""
+    if len(options) == 1:
         return "coded exactly: no lossy code applies or was asked for"
-    if option.nbytes == min(each.nbytes for each in survey.options if each.noise <= option.noise) and not option.noise:
-        smaller = [each for each in survey.options if each.nbytes < option.nbytes]
+    if option.nbytes == min(each.nbytes for each in options if each.noise <= option.noise) and not option.noise:
+        smaller = [each for each in options if each.nbytes < option.nbytes]
         return "exact, and nothing is smaller" if not smaller else "exact: what is smaller does too much harm"
     if isinstance(goal, Energy):
         return f"the smallest that keeps {goal.share:g} of the change"

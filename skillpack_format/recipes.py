@@ -62,8 +62,20 @@ class Planned:
     """Whatever the plan for the whole checkpoint gives this tensor: see ``planning``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """The code of least ``noise`` * its noise + ``lost`` * what it leaves out + ``byte`` * its bytes: see ``planning``.
+
+    What ``Planned`` becomes where the price is known before any code has been tried.
+    """
+
+    noise: float
+    lost: float
+    byte: float
+
+
 Coding = Lossless | Slices | Prune | Bands | Blocks | Unchanged
-Treatment = Coding | Planned
+Treatment = Coding | Planned | Priced
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,38 +1,40 @@
-"""What one tensor could cost and keep: the options that a plan chooses from.
+"""What one tensor could cost and keep: the options that a plan chooses from, and the choice where the price is known.
 
-Nothing is written and nothing of the tensor is kept: an option names a coding, and coding the tensor that way later
-gives exactly the bytes that were counted here (of an exact code, at most).
+Bytes of an option are those of quick compression, which is never below what is stored in the end, or told from a sample
+of the rows of a large tensor; its error is what the code does to the change, rounding to the tensor's dtype left out.
+``measured`` options are facts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skillpack_format import encoders, sensitivity, wire
+from skillpack_format import encoders, sensitivity, slicing, wire
 from skillpack_format.arithmetic import Grid
 from skillpack_format.coding import (
     Candidate,
+    Coded,
     Job,
     change_of,
+    code,
+    coded,
     entry_of,
     exact_candidates,
     lossy_candidates,
-    made_of,
     pair_of,
     sliced_candidate,
-    stats_of,
     stored,
 )
 from skillpack_format.encoders import Pair
 from skillpack_format.making import delta_of
-from skillpack_format.manifest import Component, entry_to_plain
+from skillpack_format.manifest import Component, Entry, entry_to_plain
 from skillpack_format.planning import Option, Survey
-from skillpack_format.recipes import Blocks, Coding, Lossless, Planned, Prune, Slices, Unchanged
+from skillpack_format.recipes import Blocks, Coding, Lossless, Planned, Priced, Prune, Slices, Unchanged
 
 # Step, and the resemblance below which a component is dropped: a coarse code belongs to a low price of harm, where
 # leaving out costs more than noise, and the other way round (decision 0021)
@@ -55,60 +57,70 @@ LADDER: Final = tuple(
         (0.5, 0.80),
         (0.35, 0.85),
         (0.25, 0.90),
+        (0.18, 0.92),
+        (0.12, 0.94),
+        (0.08, 0.96),
+        (0.05, 0.97),
     )
 )
-# A step is a multiple of the typical change of a row that changed: few rows of a table may carry most of what it does
-TABLE_LADDER: Final = (*LADDER, Slices(0.18, 0.92), Slices(0.12, 0.94), Slices(0.08, 0.96), Slices(0.05, 0.97))
 OTHERS: Final = (Blocks(1, 128), Blocks(3, 128), Prune(0.01))
 BETWEEN: Final = 7  # rungs put between two, where a budget asks for them
+SMALL_ITEMS: Final = 1 << 14  # of a tensor whose bytes are too few to fall evenly from rung to rung
 SEGMENT_BYTES: Final = 22  # of a segment's map in STORAGE beside its chunk table
 FIGURES: Final = ("energy", "error", "norm", "projection")
 
 
-def survey(job: Job, most: float, *, measured: bool = False, weight: float | None = None) -> Survey:
-    """The options of one tensor, the exact one first. ``job.treatment``: Planned, or the one coding there is.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A tensor as it was coded: the option that is, measured, and those that were looked at."""
 
-    ``most``: bytes above which no lossy code is looked for. ``measured``: noise is that of the tensor as it will be
-    made, rounding to its dtype included, and not that of the delta alone: slower, for those who promise a bound.
+    option: Option
+    options: tuple[Option, ...]
+    coded: Coded
+
+
+def figures(job: Job, weight: float | None = None) -> Survey:
+    """How much a tensor changes and how much that matters, no code tried; nothing where only exact codes apply.
+
     ``weight``: the harm of a unit of squared error, where the caller has measured it. Pure; runs in any thread.
     """
     pair = pair_of(job)
     if not isinstance(job.treatment, Planned) or not encoders.is_lossy_possible(pair):
-        return Survey(job.name, pair.wanted.size, 0.0, 0.0, (_only(job, pair),))
-    grid = Grid.of(pair.kind.shape)
+        return Survey(job.name, 0.0, 0.0)
     delta = pair.delta()
     energy = _inner(delta, delta)
-    exact = _exact(job, pair)
     if not energy:
-        return Survey(job.name, pair.wanted.size, 0.0, 0.0, (exact,))
+        return Survey(job.name, 0.0, 0.0)
     if weight is None and job.tensor_class == "embedding":
-        weight = sensitivity.of_rows(delta.reshape(-1, grid.cols), encoders.mean_square(pair))
+        cols = Grid.of(pair.kind.shape).cols
+        weight = sensitivity.of_rows(delta.reshape(-1, cols), encoders.mean_square(pair))
     elif weight is None:
         weight = sensitivity.of_name(job.name)
-    options = [exact]
-    if job.old is not None and job.old.kind == job.new.kind:
-        options.append(Option(Unchanged(), "as in the base", 0, (), 1.0, 1.0))
-    options += _lossy(job, pair, delta, energy, min(most, exact.nbytes), measured)
-    return Survey(job.name, pair.wanted.size, energy, weight, tuple(options))
+    return Survey(job.name, energy, weight)
 
 
-def _only(job: Job, pair: Pair) -> Option:
-    """The one coding that the recipe gives."""
-    if isinstance(job.treatment, Planned | Lossless | Unchanged):
-        return _exact(job, pair)
-    candidates = [*exact_candidates(pair), *lossy_candidates(pair, job.treatment)]
-    return min(
-        (_option(job, pair, job.treatment, each, 0.0, 0.0, False) for each in candidates), key=lambda o: o.nbytes
-    )
+def survey(job: Job, most: float, *, weight: float | None = None) -> Survey:
+    """The options of one tensor, the exact one first. ``job.treatment``: Planned, or the one coding there is.
+
+    ``most``: bytes above which no lossy code is looked for. Pure; runs in any thread.
+    """
+    found = figures(job, weight)
+    tensor = _Tensor(job)
+    if not found.energy:
+        return replace(found, options=(tensor.only(),))
+    exact, *others = tensor.others()
+    most = min(most, exact.nbytes)
+    rungs = []
+    for coding in LADDER:
+        rung = tensor.rung(coding)
+        if rung is not None and rung.nbytes > most:
+            break
+        rungs += [rung] if rung else []
+    lossy = [*rungs, *(each for each in others if each.nbytes <= most)]
+    return replace(found, options=(exact, *tensor.unchanged(), *lossy))
 
 
-def _exact(job: Job, pair: Pair) -> Option:
-    candidates = exact_candidates(pair) or [Candidate(())]
-    found = [_option(job, pair, Lossless(), each, 0.0, 0.0, thorough=False) for each in candidates]
-    return min(found, key=lambda option: option.nbytes)
-
-
-def between(job: Job, coarse: Option, fine: Option, *, measured: bool = False) -> list[Option]:
+def between(job: Job, coarse: Option, fine: Option) -> list[Option]:
     """Options between two rungs of the ladder, for a budget that falls between them; none for other codings."""
     if not (isinstance(coarse.coding, Slices) and isinstance(fine.coding, Slices)):
         return []
@@ -118,41 +130,139 @@ def between(job: Job, coarse: Option, fine: Option, *, measured: bool = False) -
         Slices(first.step * (last.step / first.step) ** part, first.cosine + part * (last.cosine - first.cosine))
         for part in shares
     ]
-    pair = pair_of(job)
-    return list(_rungs(job, pair, rungs, float("inf"), measured))
+    tensor = _Tensor(job)
+    return [option for each in rungs if (option := tensor.rung(each))]
 
 
-def _lossy(
-    job: Job, pair: Pair, delta: NDArray[np.float32], energy: float, most: float, measured: bool
-) -> Iterator[Option]:
-    """Lossy options of at most ``most`` bytes: low rank from coarse to fine, and codes of single elements."""
-    ladder = TABLE_LADDER if job.tensor_class in ("embedding", "head") else LADDER
-    yield from _rungs(job, pair, ladder, most, measured)
-    for other in OTHERS:
-        for candidate in lossy_candidates(pair, other):
-            noise, lost = _figures(job, pair, candidate, delta, energy)
-            option = _option(job, pair, other, candidate, noise, lost, thorough=False)
-            if option.nbytes <= most:
-                yield replace(option, noise=_noise_made(job, pair, candidate)) if measured else option
+def choose(job: Job) -> Chosen:
+    """The tensor coded as its treatment asks: of all options the one of least cost, where that is ``Priced``.
+
+    What seems best is coded to the end, and then whatever still seems better than that turned out. Pure; runs in any
+    thread.
+    """
+    rates = job.treatment
+    if not isinstance(rates, Priced):
+        done = code(job)
+        only = measured(Lossless() if isinstance(rates, Planned) else rates, done)
+        return Chosen(only, (only,), done)
+    tensor = _Tensor(job)
+    options = [*tensor.others(), *tensor.unchanged(), *tensor.rungs_around_the_best(rates)]
+    options.sort(key=lambda option: option.cost(rates))
+
+    def attempt(option: Option) -> tuple[float, Option, Coded]:
+        done = tensor.code(option.coding)
+        found = measured(option.coding, done, option.lost)
+        return replace(found, noise=option.noise).cost(rates), found, done  # rounding to the dtype is not the code's
+
+    best = attempt(options[0])
+    for each in options[1:]:
+        if best[0] <= each.cost(rates):
+            break
+        best = min(best, attempt(each), key=lambda found: found[0])
+    _, option, done = best
+    return Chosen(option, (option, *(each for each in options if each.coding != option.coding)), done)
 
 
-def _rungs(job: Job, pair: Pair, ladder: Sequence[Slices], most: float, measured: bool) -> Iterator[Option]:
-    matrices = encoders.decomposed(pair)
-    for coding in ladder:
-        found = encoders.sliced(pair, matrices, coding)
+def measured(coding: Coding, done: Coded, lost: float = 0.0) -> Option:
+    """The option that a tensor is when it has been coded."""
+    if done.entry.result == done.entry.base:
+        return Option(coding, _label(coding, ()), 0, (), done.error or 0.0, lost, is_measured=True)
+    header = _header_bytes(done.entry, [content.table for content in done.contents])
+    names = tuple(each.encoding for each in done.entry.components)
+    sizes = tuple(content.nbytes for content in done.contents)
+    return Option(coding, _label(coding, names), header, sizes, done.error or 0.0, lost, is_measured=True)
+
+
+class _Tensor:
+    """A tensor whose codes are looked at. What all rungs of the ladder share is found once, when it is first needed."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.pair = job, pair_of(job)
+        self._matrices: list[slicing.Decomposed] = []
+
+    def only(self) -> Option:
+        """The one coding that the recipe gives."""
+        coding = self.job.treatment
+        if isinstance(coding, Planned | Priced):
+            coding = Lossless()
+        candidates = [*exact_candidates(self.pair), *lossy_candidates(self.pair, coding)] or [Candidate(())]
+        return min((_option(self.job, self.pair, coding, each) for each in candidates), key=lambda o: o.nbytes)
+
+    def unchanged(self) -> list[Option]:
+        """The base's own tensor, where that is one of the kind wanted."""
+        is_there = self.job.old is not None and self.job.old.kind == self.job.new.kind
+        return [Option(Unchanged(), "as in the base", 0, (), 1.0, 1.0, is_measured=True)] if is_there else []
+
+    def others(self) -> list[Option]:
+        """The exact code, then codes of single elements; told from a sample of the rows of a large tensor."""
+        part, times = encoders.sample(self.pair)
+        exact = [_option(self.job, part, Lossless(), each, times=times) for each in exact_candidates(part)]
+        found = [min(exact, key=lambda option: option.nbytes)]
+        delta = part.delta()
+        energy = _inner(delta, delta) or 1.0
+        for coding in OTHERS:
+            here: Coding = coding
+            if isinstance(coding, Prune):  # a share of all elements, and the sample is of rows that change
+                here = Prune(min(1.0, coding.keep * self.pair.wanted.size / (times * part.wanted.size)))
+            for candidate in lossy_candidates(part, here):
+                noise, lost = _figures(self.job, part, candidate, delta, energy)
+                found.append(_option(self.job, part, coding, candidate, noise, lost, times))
+        return found
+
+    def rung(self, coding: Slices) -> Option | None:
+        """Low rank at a step; None where nothing survives it."""
+        found = self._sliced(coding)
         if not found.encoded:
-            continue
-        candidate = sliced_candidate(found)
-        option = _option(job, pair, coding, candidate, found.noise, _loss(1 - found.energy), thorough=True)
-        if option.nbytes > most:
-            return
-        yield replace(option, noise=_noise_made(job, pair, candidate)) if measured else option
+            return None
+        return _option(self.job, self.pair, coding, sliced_candidate(found), found.noise, _loss(1 - found.energy))
+
+    def rungs_around_the_best(self, rates: Priced) -> list[Option]:
+        """The rungs looked at on the way to that of least cost; all rungs of a small tensor.
+
+        From the expected one finer, or else coarser, until costs rise. On the way to finer codes two in a row must be
+        worse, for what a table keeps can fall for one step, or bytes alone must cost more than the best.
+        """
+        if self.pair.wanted.size <= SMALL_ITEMS:
+            return [option for coding in LADDER if (option := self.rung(coding))]
+        start = _expected(rates, self.pair.wanted.nbytes)
+        found: list[Option] = []
+        least = math.inf
+        for places, patience in ((range(start, len(LADDER)), 2), (range(start - 1, -1, -1), 1)):
+            worse = 0
+            for option in map(self.rung, (LADDER[place] for place in places)):
+                if option is None:  # nothing survives: finer ones may have something, coarser ones have not
+                    continue
+                found.append(option)
+                cost = option.cost(rates)
+                worse = 0 if cost < least else worse + 1
+                least = min(least, cost)
+                if worse == patience or (patience == 2 and rates.byte * option.nbytes > least):
+                    break
+            if found and found[0].cost(rates) > least:
+                break
+        return found
+
+    def code(self, coding: Coding) -> Coded:
+        """The tensor coded to the end."""
+        if isinstance(coding, Slices):
+            return coded(self.job, self.pair, sliced_candidate(self._sliced(coding)))
+        return code(replace(self.job, treatment=coding))
+
+    def _sliced(self, coding: Slices) -> encoders.SlicedPair:
+        reach = slicing.reach(coding.step, coding.cosine)
+        if not self._matrices or reach < max(each.reach for each in self._matrices):
+            self._matrices = encoders.decomposed(self.pair, reach)
+        return encoders.sliced(self.pair, self._matrices, coding)
 
 
-def _noise_made(job: Job, pair: Pair, candidate: Candidate) -> float:
-    """The squared error of the tensor that a reader makes, as a share of the squared change."""
-    _, found = stats_of(pair, made_of(pair, candidate.encoded, job.bench))
-    return 1.0 if found is None else found
+def _expected(rates: Priced, nbytes: int) -> int:
+    """About which rung of the ladder has the least cost, for a tensor of ``nbytes``.
+
+    At the least cost, bytes and noise change by as much; the best steps of the tensors of one fine-tune went with the
+    cube root of what all bytes cost over what all noise does.
+    """
+    step = 0.55 * (rates.byte * nbytes / rates.noise) ** (1 / 3) if rates.noise else math.inf
+    return min(sum(rung.step > 1.1 * step for rung in LADDER), len(LADDER) - 1)
 
 
 def _figures(
@@ -171,20 +281,32 @@ def _loss(dropped: float) -> float:
 
 
 def _option(
-    job: Job, pair: Pair, coding: Coding, candidate: Candidate, noise: float, lost: float, thorough: bool
+    job: Job,
+    pair: Pair,
+    coding: Coding,
+    candidate: Candidate,
+    noise: float = 0.0,
+    lost: float = 0.0,
+    times: float = 1.0,
 ) -> Option:
-    contents = stored(pair, candidate, job.codec, thorough=thorough)
+    """``candidate`` of ``pair``, which is that part of the tensor of which there are so many ``times``."""
+    contents = stored(pair, candidate, job.codec, thorough=False)
     stats: dict[str, int | bytes] = {"changed": pair.wanted.size, "spectrum": bytes(16)}
     stats |= {key: bytes(4) for key in FIGURES}
     components = [Component(e.encoding, e.params, c.sha256) for e, c in zip(candidate.encoded, contents, strict=True)]
-    header = len(wire.write(entry_to_plain(entry_of(job, job.new, components, stats))))
-    header += sum(SEGMENT_BYTES + len(content.table) for content in contents)
-    sizes = tuple(content.nbytes for content in contents)
-    return Option(coding, _label(coding, candidate), header, sizes, noise, lost)
+    header = _header_bytes(entry_of(job, job.new, components, stats), [content.table for content in contents])
+    names = tuple(each.encoding for each in candidate.encoded)
+    sizes = tuple(int(content.nbytes * times) for content in contents)
+    return Option(coding, _label(coding, names), header, sizes, noise, lost)
 
 
-def _label(coding: Coding, candidate: Candidate) -> str:
-    names = " + ".join(each.encoding for each in candidate.encoded) or "nothing"
+def _header_bytes(entry: Entry, tables: list[bytes]) -> int:
+    """What an entry adds to MANIFEST and its contents to STORAGE."""
+    return len(wire.write(entry_to_plain(entry))) + sum(SEGMENT_BYTES + len(table) for table in tables)
+
+
+def _label(coding: Coding, encodings: tuple[str, ...]) -> str:
+    names = " + ".join(encodings) or "nothing"
     if isinstance(coding, Slices):
         return f"{names}, step {coding.step:g}"
     if isinstance(coding, Blocks):

@@ -64,11 +64,16 @@ class PackWriter:
         """Whether the stored chunks of ``content`` are there already, so that ``add`` needs none."""
         return _key(content) in self.journal
 
-    def add(self, content: StoredContent) -> None:
-        """Append the next content, in MANIFEST's order."""
+    def keep(self, content: StoredContent) -> bytes:
+        """Have the stored chunks of ``content`` wait, wherever it will be added; returns their key in the journal."""
         key = _key(content)
         if key not in self.journal:
             self.journal.add(key, b"".join(content.chunks))
+        return key
+
+    def add(self, content: StoredContent) -> None:
+        """Append the next content, in MANIFEST's order."""
+        key = self.keep(content)
         self._waiting.append((key, align(self._end) - self._end))
         self._end = align(self._end) + content.nbytes
         self._segments.append(Segment(content.codec, content.table))

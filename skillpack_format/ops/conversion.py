@@ -6,10 +6,11 @@ to learn what the pack will really produce. Same inputs, recipe and library: sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.classes import Rule, class_of, module_of
-from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
+from skillpack_format.coding import CHUNK_BYTES, Coded, Job
 from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
 from skillpack_format.errors import error
@@ -25,16 +26,16 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
 from skillpack_format.manifest import Entry, Manifest, ResultRef, parse_metadata
 from skillpack_format.ops.carried import CarriedFile, layout_of, left_out, side_files
-from skillpack_format.ops.plans import PlanReport, goal_of, make_plan
+from skillpack_format.ops.plans import PlanReport, Tensors, at_price, goal_of, make_plan, plan_at_price
 from skillpack_format.output_paths import require_absent, require_not_input
-from skillpack_format.planning import Budget, Goal, Plan, Share
+from skillpack_format.planning import Budget, Goal, Quality, SettledGoal, Share
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
 from skillpack_format.records import from_record, record_key, to_record
 from skillpack_format.storage import align
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
-from skillpack_format.surveying import SEGMENT_BYTES
+from skillpack_format.surveying import SEGMENT_BYTES, choose
 from skillpack_format.writer import CODEC, PackWriter
 
 FRAME_BYTES: Final = 320  # of a pack beside MANIFEST's and STORAGE's items: preamble, STORAGE's map, alignment
@@ -136,7 +137,12 @@ def convert(
         if options.side_files:
             warnings += left_out(before, after)
         with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite, limits=options.limits) as writer:
-            work.codings = _plan(work, files, progress).codings if work.is_planned else {}
+            if work.is_planned:
+                tensors, goal = _tensors(work, files, partial(_code_once, work, writer), progress), work.goal
+                if isinstance(goal, Quality):
+                    work.treatments = at_price(tensors, goal)
+                else:
+                    work.treatments = make_plan(tensors, goal).codings
             coded = _code_all(work, writer, progress)
             manifest = manifest_of(old, (each.entry for each in coded), files, options.metadata)
             parts: list[CarriedFile] = []
@@ -180,7 +186,7 @@ class _Work:
         self.before, self.after, self.old, self.new, self.options = before, after, old, new, options
         self.names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         self.aliases = _aliases(self.names, old, new, options)
-        self.codings: Mapping[str, Treatment] = {}  # what a plan gives, in place of the recipe's treatment
+        self.treatments: Mapping[str, Treatment] = {}  # what a plan gives, in place of the recipe's treatment
 
     @property
     def coded(self) -> list[str]:
@@ -188,12 +194,17 @@ class _Work:
         return [name for name in self.names if name in self.new and name not in self.aliases]
 
     @property
+    def goal(self) -> SettledGoal:
+        tuned_bytes = sum(spec.nbytes for spec in self.after.specs.values())
+        return goal_of(self.options.recipe, self.options.goal, tuned_bytes)
+
+    @property
     def is_planned(self) -> bool:
         return any(isinstance(_treatment(name, self.options), Planned) for name in self.coded)
 
     def treatment(self, name: str) -> Treatment:
         """What the plan gives, or the recipe where there is none."""
-        return self.codings.get(name) or _treatment(name, self.options)
+        return self.treatments.get(name) or _treatment(name, self.options)
 
     def job(self, name: str) -> Job:
         """A tensor with its bytes, read now."""
@@ -213,11 +224,11 @@ class _Work:
             bench=self.options.bench,
         )
 
-    def code(self, name: str) -> Coded:
+    def code(self, name: str, treatment: Treatment) -> Coded:
         """Read and code one tensor. ``result`` of an alias is filled in once its tensor is made."""
         alias, new = self.aliases.get(name), self.new.get(name)
         if new is not None and alias is None:
-            return code(self.job(name))
+            return choose(replace(self.job(name), treatment=treatment)).coded
         tensor_class, module = class_of(name, self.options.rules), module_of(name)
         entry = Entry(
             name=name, tensor_class=tensor_class, module=module, base=self.old.get(name), result=new, alias=alias
@@ -230,8 +241,9 @@ def preview(base: Path, tuned: Path, options: Options = Options(), progress: Pro
     require_metadata(options.metadata, options.limits)
     with _opened(base, tuned, options, progress) as work:
         files, _ = side_files(work.before, work.after.side_files(), options.limits) if options.side_files else ([], [])
+        tensors, goal = _tensors(work, files, work.code, progress), work.goal
         return PlanReport(
-            plan=_plan(work, files, progress),
+            plan=plan_at_price(tensors, goal) if isinstance(goal, Quality) else make_plan(tensors, goal),
             recipe=options.recipe.name,
             classes={name: class_of(name, options.rules) for name in work.coded},
             elements={name: numel(work.new[name].kind.shape) for name in work.coded},
@@ -255,54 +267,67 @@ def _opened(base: Path, tuned: Path, options: Options, progress: Progress) -> It
         yield _Work(before, after, old, new, options)
 
 
-def _plan(work: _Work, files: Sequence[CarriedFile], progress: Progress) -> Plan:
-    """A choice for every tensor that gets components."""
-    rest = [work.code(name) for name in work.names if name not in set(work.coded)]
+def _tensors(
+    work: _Work, files: Sequence[CarriedFile], code: Callable[[str, Treatment], Coded], progress: Progress
+) -> Tensors:
+    """What gets components, for a plan, and what the rest of the pack takes."""
+    rest = [work.code(name, Lossless()) for name in work.names if name not in set(work.coded)]
     frame = manifest_of(work.old, (each.entry for each in rest), files, work.options.metadata).to_bytes()
     contents = [each.content(work.options.codec) for each in files]
     table = sum(SEGMENT_BYTES + len(each.table) + align(each.nbytes) for each in contents)
-    return make_plan(
-        work.job,
-        work.coded,
-        goal_of(work.options.recipe, work.options.goal, sum(spec.nbytes for spec in work.after.specs.values())),
+    return Tensors(
+        names=work.coded,
+        job=work.job,
+        code=code,
         sizes={name: work.after.specs[name].nbytes for name in work.coded},
         fixed=FRAME_BYTES + len(frame) + table,
-        threads=work.options.threads,
         weights=work.options.weights,
+        threads=work.options.threads,
         progress=progress,
     )
+
+
+def _code_once(work: _Work, writer: PackWriter, name: str, treatment: Treatment) -> Coded:
+    """The tensor's code without its chunks, which the writer's journal keeps; what is there is not made again."""
+    if name not in work.new or name in work.aliases:
+        return work.code(name, treatment)
+    key = _key(name, treatment, work)
+    record = writer.journal.get(key)
+    if record is None:
+        coded = work.code(name, treatment)
+        for content in coded.contents:
+            writer.keep(content)
+        record = to_record(coded)
+        writer.journal.add(key, record)
+    return from_record(record, work.options.limits)
 
 
 def _code_all(work: _Work, writer: PackWriter, progress: Progress) -> list[Coded]:
     """Code every tensor that differs, in the order of names, and hand its contents to the writer."""
     sizes = {name: work.after.specs[name].nbytes for name in work.names if name in work.after.specs}
-    keys = {name: _key(name, work) for name in work.coded}
     done, total = 0, sum(sizes.values())
     coded: list[Coded] = []
 
-    def code_once(name: str) -> Coded:
-        record = writer.journal.get(keys[name]) if name in keys else None
-        return work.code(name) if record is None else from_record(record, work.options.limits)
+    def code(name: str) -> Coded:
+        return _code_once(work, writer, name, work.treatment(name))
 
-    for name, each in in_order(code_once, work.names, work.options.threads):
+    for name, each in in_order(code, work.names, work.options.threads):
         for content in each.contents:
             writer.add(content)
-        if name in keys and keys[name] not in writer.journal:
-            writer.journal.add(keys[name], to_record(each))
-        coded.append(replace(each, contents=tuple(replace(content, chunks=()) for content in each.contents)))
+        coded.append(each)
         done += sizes.get(name, 0)
         progress("coding", done, total)
     return _resolve_aliases(coded)
 
 
-def _key(name: str, work: _Work) -> bytes:
+def _key(name: str, treatment: Treatment, work: _Work) -> bytes:
     """Under which key of the journal the code of a tensor is kept."""
     return record_key(
         name=name,
         tensor_class=class_of(name, work.options.rules),
         old=work.old.get(name),
         new=work.new[name],
-        treatment=work.treatment(name),
+        treatment=treatment,
         codec=work.options.codec,
         bench=work.options.bench,
     )

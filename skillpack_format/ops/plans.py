@@ -1,20 +1,24 @@
-"""The plan of a conversion: every tensor surveyed, one choice for each (spec says nothing of this: it is the writer's).
+"""The plan of a conversion: what every tensor gets (spec says nothing of this: it is the writer's).
 
-Two passes over the tensors: this one finds out what each could cost and keep, ``conversion`` then carries out what was
-chosen. Nothing but figures is kept in between, so memory does not grow with the number of tensors.
+At a known price every tensor can choose for itself once the size of all changes is known. A budget or a bound needs a
+look at all options of all tensors first, and the price follows from them; what it chooses is then coded, and chosen
+anew while the facts are not those that were expected. Nothing but figures is kept in between, so memory does not grow
+with the number of tensors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
-from skillpack_format.coding import Job
+from skillpack_format.coding import Coded, Job
 from skillpack_format.errors import error
 from skillpack_format.planning import (
     Budget,
+    Choice,
     Energy,
     Goal,
     MaxError,
@@ -24,20 +28,24 @@ from skillpack_format.planning import (
     SettledGoal,
     Share,
     Survey,
+    corrected,
     next_step,
     plan,
+    rates,
+    reason,
+    require_bound,
 )
-from skillpack_format.progress import Progress, in_order
-from skillpack_format.recipes import Planned, Recipe
-from skillpack_format.surveying import between, survey
+from skillpack_format.progress import Done, Progress, in_order
+from skillpack_format.recipes import Coding, Planned, Recipe, Treatment
+from skillpack_format.surveying import between, choose, figures, measured, survey
 
 HEADROOM: Final = 8  # a tensor may take so many times its share of a budget
-REFINEMENTS: Final = 12  # times that a tensor is looked at again to spend it
+ROUNDS: Final = 16  # of choosing and trying; then the best of what was tried is taken
 
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What a conversion would do. ``nbytes``: the most the pack would have."""
+    """What a conversion would do."""
 
     plan: Plan
     recipe: str
@@ -82,44 +90,117 @@ def goal_of(recipe: Recipe, goal: Goal | None, tuned_bytes: int) -> SettledGoal:
     return goal or Quality(recipe.price or 1.0)
 
 
-def make_plan(
-    jobs: Callable[[str], Job],
-    names: Sequence[str],
-    goal: SettledGoal,
-    *,
-    sizes: Mapping[str, int],
-    fixed: int,
-    threads: int,
-    weights: Mapping[str, float],
-    progress: Progress,
-) -> Plan:
-    """Survey the tensors ``names`` and choose. ``sizes``: their bytes in tuned; ``fixed``: bytes of the pack without
-    them. ``weights``: measured sensitivities, by name."""
-    tuned_bytes = sum(sizes.values())
-    is_bound = isinstance(goal, MaxError | Energy) or (isinstance(goal, Budget) and goal.max_error is not None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensors:
+    """The tensors that get components, and what can be done with them.
 
-    def work(name: str) -> Survey:
-        # nothing is looked for that no budget would buy
-        most = HEADROOM * goal.nbytes * sizes[name] / max(1, tuned_bytes) if isinstance(goal, Budget) else float("inf")
-        return survey(jobs(name), most, measured=is_bound, weight=weights.get(name))
+    ``job``: one with its bytes. ``code``: the same, coded to the end, or found where that is kept. ``sizes``: their
+    bytes in tuned. ``fixed``: bytes of the pack without them. ``weights``: measured sensitivities, by name.
+    """
 
+    names: Sequence[str]
+    job: Callable[[str], Job]
+    code: Callable[[str, Coding], Coded]
+    sizes: Mapping[str, int]
+    fixed: int
+    weights: Mapping[str, float]
+    threads: int
+    progress: Progress
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.sizes.values())
+
+    def total(self, chosen: Mapping[str, Option]) -> int:
+        return self.fixed + sum(option.nbytes for option in chosen.values())
+
+    def each(self, what: str, work: Callable[[str], Done], names: Sequence[str]) -> Iterator[tuple[str, Done]]:
+        """``work`` on each of ``names``, in their order, with progress."""
+        done, whole = 0, sum(self.sizes[name] for name in names)
+        for name, found in in_order(work, names, self.threads):
+            yield name, found
+            done += self.sizes[name]
+            self.progress(what, done, whole)
+
+
+def at_price(tensors: Tensors, goal: Quality) -> dict[str, Treatment]:
+    """What every tensor chooses by; one that does not change in numbers is not among them, and stays exact."""
+    return _at_price(tensors, _figures(tensors), goal)
+
+
+def plan_at_price(tensors: Tensors, goal: Quality) -> Plan:
+    """What they then choose."""
+    surveys = _figures(tensors)
+    treatments = _at_price(tensors, surveys, goal)
+
+    def choice(name: str) -> Choice:
+        job = tensors.job(name)
+        found = choose(replace(job, treatment=treatments.get(name, job.treatment)))
+        return Choice(name, found.option, reason(found.options, found.option, goal))
+
+    choices = [found for _, found in tensors.each("coding", choice, tensors.names)]
+    energy = sum(each.energy for each in surveys) or 1.0
+    error = sum(each.energy * choice.option.noise for each, choice in zip(surveys, choices, strict=True)) / energy
+    return Plan(tuple(choices), goal.price, tensors.total({each.name: each.option for each in choices}), error)
+
+
+def _figures(tensors: Tensors) -> list[Survey]:
+    def look(name: str) -> Survey:
+        return figures(tensors.job(name), tensors.weights.get(name))
+
+    return [found for _, found in tensors.each("comparing", look, tensors.names)]
+
+
+def _at_price(tensors: Tensors, surveys: Sequence[Survey], goal: Quality) -> dict[str, Treatment]:
+    priced = rates(surveys, goal.price, tensors.nbytes)
+    return {each.name: priced[each.name] for each in surveys if each.energy}
+
+
+def make_plan(tensors: Tensors, goal: Budget | MaxError | Energy) -> Plan:
+    """Survey the tensors and choose. Every option of the plan is measured."""
     surveys: dict[str, Survey] = {}
-    done = 0
-    for name, each in in_order(work, names, threads):
-        surveys[name] = each
-        done += sizes[name]
-        progress("planning", done, tuned_bytes)
 
-    def total(chosen: Mapping[str, Option]) -> int:
-        return fixed + sum(option.nbytes for option in chosen.values())
+    def look(name: str) -> Survey:
+        # nothing is looked for that no budget would buy
+        most = float("inf")
+        if isinstance(goal, Budget):
+            most = HEADROOM * goal.nbytes * tensors.sizes[name] / max(1, tensors.nbytes)
+        return survey(tensors.job(name), most, weight=tensors.weights.get(name))
 
-    found = plan(list(surveys.values()), goal, tuned_bytes, total)
-    for _ in range(REFINEMENTS):
-        step = None if not isinstance(goal, Budget) else next_step(found, list(surveys.values()), goal, tuned_bytes)
+    for name, found in tensors.each("planning", look, tensors.names):
+        surveys[name] = found
+    settled = _settle(tensors, surveys, replace(goal, max_error=None) if isinstance(goal, Budget) else goal)
+    require_bound(settled, goal)
+    return settled
+
+
+def _settle(tensors: Tensors, surveys: dict[str, Survey], goal: Budget | MaxError | Energy) -> Plan:
+    """Choose, try what was chosen, and choose again by what came out, until all that is chosen has been tried."""
+    for _ in range(ROUNDS):
+        chosen = plan(list(surveys.values()), goal, tensors.nbytes, tensors.total)
+        expected = {each.name: each.option for each in chosen.choices if not each.option.is_measured}
+        for name, fact in tensors.each("trying", partial(_measure, tensors, expected), list(expected)):
+            surveys[name] = corrected(surveys[name], expected[name], fact)
+        if expected:
+            continue
+        step = next_step(chosen, list(surveys.values()), goal, tensors.nbytes) if isinstance(goal, Budget) else None
         if step is None:
-            break
+            return chosen
         name, present, finer = step
-        more = between(jobs(name), present, finer, measured=is_bound)
+        more = between(tensors.job(name), present, finer)
         surveys[name] = replace(surveys[name], options=(*surveys[name].options, *more))
-        found = plan(list(surveys.values()), goal, tuned_bytes, total)
-    return found
+    return plan(_facts(surveys.values(), goal), goal, tensors.nbytes, tensors.total)
+
+
+def _facts(surveys: Iterable[Survey], goal: SettledGoal) -> list[Survey]:
+    """The options that are certain to give what is asked for: measured ones, and for a bound the exact one."""
+
+    def is_certain(option: Option) -> bool:
+        return option.is_measured or (not option.noise and not isinstance(goal, Budget))
+
+    return [replace(each, options=tuple(filter(is_certain, each.options))) for each in surveys]
+
+
+def _measure(tensors: Tensors, expected: Mapping[str, Option], name: str) -> Option:
+    option = expected[name]
+    return measured(option.coding, tensors.code(name, option.coding), option.lost)

@@ -64,3 +64,58 @@ def test_the_answer_does_not_depend_on_the_memory_layout() -> None:
 def test_scales_with_the_matrix(factor: float) -> None:
     delta: NDArray[Any] = gaussian((9, 6)).astype(np.float64)
     np.testing.assert_allclose(svd(delta * factor)[1], svd(delta)[1] * factor, rtol=1e-9)
+
+
+def strong_and_weak(rows: int = 700, cols: int = 600) -> NDArray[np.float32]:
+    """Three strong components, and noise whose singular values are at most about 51."""
+    strong = sum(
+        size * gaussian((rows, 1), seed) @ gaussian((1, cols), seed + 10) for seed, size in ((2, 4), (3, 2), (4, 1))
+    )
+    return np.asarray(strong + gaussian((rows, cols)), np.float32)
+
+
+@pytest.mark.parametrize("shape", [(700, 600), (600, 700)])
+def test_the_strong_part_alone_is_that_of_the_whole(shape: tuple[int, int]) -> None:
+    delta = strong_and_weak(*shape)
+    u, s, vt = svd(delta, least=100.0)
+    whole_u, whole_s, whole_vt = svd(delta)
+    assert s.size == 3
+    np.testing.assert_allclose(s, whole_s[:3], rtol=1e-6)
+    np.testing.assert_allclose(u, whole_u[:, :3], atol=1e-5)
+    np.testing.assert_allclose(vt, whole_vt[:3], atol=1e-5)
+
+
+def test_where_much_is_strong_all_is_found() -> None:
+    delta = strong_and_weak()
+    for ours, whole in zip(svd(delta, least=10.0), svd(delta), strict=True):
+        np.testing.assert_array_equal(ours, whole)
+
+
+def test_nothing_is_strong_enough() -> None:
+    u, s, vt = svd(strong_and_weak(), least=1e9)
+    assert (u.shape, s.shape, vt.shape) == ((700, 0), (0,), (0, 600))
+
+
+def test_the_strong_part_of_a_matrix_of_low_rank_is_all_of_it() -> None:
+    delta = gaussian((700, 5)) @ gaussian((5, 600), 2)
+    u, s, vt = svd(delta, least=1e-3)
+    assert s.size == 5
+    np.testing.assert_allclose((u * s) @ vt, delta, atol=1e-4)
+
+
+def test_the_strong_part_is_the_same_every_time() -> None:
+    for one, other in zip(*(svd(strong_and_weak(), least=100.0) for _ in range(2)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_rows_and_columns_of_zeros_change_nothing_else() -> None:
+    small = gaussian((30, 20))
+    delta = np.zeros((200, 90), np.float32)
+    delta[np.ix_(np.arange(30) * 6, np.arange(20) * 4)] = small
+    u, s, vt = svd(delta)
+    small_u, small_s, small_vt = svd(small)
+    np.testing.assert_array_equal(s, small_s)
+    np.testing.assert_array_equal(u[np.arange(30) * 6], small_u)
+    np.testing.assert_array_equal(vt[:, np.arange(20) * 4], small_vt)
+    assert np.count_nonzero(u) == np.count_nonzero(small_u)
+    assert np.count_nonzero(vt) == np.count_nonzero(small_vt)

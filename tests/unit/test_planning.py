@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from skillpack_format.planning import (
     Quality,
     Share,
     Survey,
+    corrected,
     next_step,
     plan,
+    rates,
 )
 from skillpack_format.recipes import Lossless, Slices, Unchanged
 
@@ -44,10 +47,10 @@ def left() -> Option:
 
 def matrix(name: str, energy: float = 1.0, weight: float = 1.0, scale: int = 1) -> Survey:
     rungs = [coarse(4.0, 640 * scale, 0.6), coarse(2.0, 1920 * scale, 0.3), coarse(1.0, 6400 * scale, 0.05)]
-    return Survey(name, 100, energy, weight, (exact(64000 * scale), left(), *rungs))
+    return Survey(name, energy, weight, (exact(64000 * scale), left(), *rungs))
 
 
-MODEL = [matrix("a"), matrix("b", energy=4.0), Survey("norm", 10, 0.0, 0.0, (exact(128),))]
+MODEL = [matrix("a"), matrix("b", energy=4.0), Survey("norm", 0.0, 0.0, (exact(128),))]
 
 
 def labels(goal: Any) -> dict[str, str]:
@@ -127,3 +130,24 @@ def test_the_order_of_the_surveys_changes_nothing() -> None:
 
 def test_a_checkpoint_without_planned_tensors_has_a_plan() -> None:
     assert plan([], Quality(1.0), 0, total).nbytes == FIXED
+
+
+@pytest.mark.parametrize("price", [0.0, 1e-4, 0.01, 0.1, 1.0, 100.0])
+def test_at_a_price_every_tensor_chooses_by_itself_what_the_plan_gives_it(price: float) -> None:
+    known = [Survey(each.name, each.energy, each.weight) for each in MODEL]
+    found = rates(known, price, 200_000)
+    alone = {each.name: min(each.options, key=partial(Option.cost, rates=found[each.name])).label for each in MODEL}
+    assert alone == labels(Quality(price))
+
+
+def test_what_one_option_turned_out_to_be_is_expected_of_others_of_its_kind() -> None:
+    before = matrix("a")
+    expected, other = before.options[2], before.options[3]
+    fact = Option(expected.coding, "measured", 7, (600,), 0.65, expected.lost, is_measured=True)
+    after = corrected(before, expected, fact)
+    assert after.options[:2] == before.options[:2]
+    assert after.options[2] is fact
+    assert after.options[3].segments == (1800,)
+    assert after.options[3].noise == pytest.approx(other.noise + 0.05)
+    again = corrected(after, after.options[3], Option(other.coding, "", 7, (1,), 0.0, 0.0, is_measured=True))
+    assert again.options[2] is fact

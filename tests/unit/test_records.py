@@ -20,6 +20,7 @@ from skillpack_format.limits import DEFAULT_LIMITS
 from skillpack_format.locks import beside
 from skillpack_format.manifest import Component, Entry
 from skillpack_format.ops import conversion
+from skillpack_format.planning import Budget
 from skillpack_format.recipes import RECIPES, Lossless, Slices
 from skillpack_format.records import from_record, record_key, to_record
 
@@ -119,18 +120,34 @@ def test_a_conversion_that_was_stopped_goes_on_to_the_same_pack(
         skp.convert(*pair, tmp_path / "p.skp", options, StopAfter(count))
     assert caught.value.kept == beside(tmp_path / "p.skp", "journal")
     coded = []
-    code = conversion.code
+    choose = conversion.choose
 
-    def counted(job: Any) -> Coded:
+    def counted(job: Any) -> Any:
         coded.append(job.name)
-        return code(job)
+        return choose(job)
 
-    monkeypatch.setattr(conversion, "code", counted)
+    monkeypatch.setattr(conversion, "choose", counted)
     resumed = skp.convert(*pair, tmp_path / "p.skp", options)
     assert (tmp_path / "p.skp").read_bytes() == (tmp_path / "whole.skp").read_bytes()
     assert len(coded) == 6 - (count + 1)
     assert replace(resumed, pack=whole.pack) == whole
     assert not beside(tmp_path / "p.skp", "journal").exists()
+
+
+def test_what_a_budget_had_tried_is_not_coded_again(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = skp.ConvertOptions(recipe=RECIPES["standard"], goal=Budget(4000))
+    skp.convert(*pair, tmp_path / "whole.skp", options)
+    with pytest.raises(RunInterruptedError):
+        skp.convert(*pair, tmp_path / "p.skp", options, StopAfter(0))
+
+    def refuse(job: Any) -> Any:
+        raise AssertionError(f"{job.name} is coded again")
+
+    monkeypatch.setattr(conversion, "choose", refuse)
+    skp.convert(*pair, tmp_path / "p.skp", options)
+    assert (tmp_path / "p.skp").read_bytes() == (tmp_path / "whole.skp").read_bytes()
 
 
 def test_records_of_another_recipe_are_not_taken(pair: tuple[Path, Path], tmp_path: Path) -> None:

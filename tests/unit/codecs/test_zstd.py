@@ -56,9 +56,17 @@ def test_a_chunk_of_its_own_length_is_taken_as_it_is_whatever_it_looks_like() ->
     assert decompress(RLE, len(RLE)) == RLE
 
 
-def test_thorough_is_never_larger_than_quick() -> None:
-    data = b"the same words again and again, the same words " * 40
-    assert len(CODEC.compress(data, thorough=True)) < len(CODEC.compress(data, thorough=False))
+TEXT = "\n".join(f"token {k}: {k * k % 50021}" for k in range(20_000)).encode()
+
+
+def test_thorough_is_never_larger_than_quick_nor_than_the_highest_level() -> None:
+    assert len(CODEC.compress(TEXT, thorough=True)) < len(CODEC.compress(TEXT, thorough=False))
+    assert len(CODEC.compress(TEXT, thorough=True)) <= len(frame(TEXT, level=19))
+
+
+def test_quick_looks_for_repeats_too() -> None:
+    settings = zstandard.ZstdCompressionParameters(strategy=zstandard.STRATEGY_FAST, **ENTROPY)
+    assert len(CODEC.compress(TEXT, thorough=False)) < len(frame(TEXT, compression_params=settings, checksum=None))
 
 
 def test_refuses_more_stored_than_decoded() -> None:
