@@ -172,8 +172,9 @@ def _calibrated(
     with render.progress_bar(hidden=hidden) as progress:
         measured = calibrate(tuned, texts, progress, settings.limits)
     if measured.skipped and not hidden:
-        lines = f"{len(measured.skipped)} lines, the first of them line {measured.skipped[0]}"
-        render.show_warning(f"{texts}: {lines}, hold no text and were left out")
+        count, first = len(measured.skipped), measured.skipped[0]
+        lines = f"{count} lines, the first of them line {first}, hold" if count > 1 else f"1 line, line {first}, holds"
+        render.show_warning(f"{texts}: {lines} no text and {'were' if count > 1 else 'was'} left out")
     return replace(settings, weights=measured.weights)
 
 
