@@ -33,13 +33,21 @@ class Texts:
 class Calibration:
     """Measured sensitivities, for ``ConvertOptions.weights``: by tensor name, the harm of a unit of squared error.
 
-    ``texts`` and ``tokens``: what they were measured on. ``skipped``: lines of the file that held no text.
+    ``texts`` and ``tokens``: what they were measured on. ``skipped``: numbers of the file's lines that held no text.
     """
 
     weights: Mapping[str, float]
     texts: int
     tokens: int
     skipped: tuple[int, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if not self.skipped:
+            return ()
+        count, first = len(self.skipped), self.skipped[0]
+        lines = f"line {first} holds" if count == 1 else f"{count} lines, the first of them line {first}, hold"
+        return (f"calibration: {lines} no text and {'was' if count == 1 else 'were'} left out",)
 
 
 def read_texts(path: Path, most: int = TEXTS) -> Texts:

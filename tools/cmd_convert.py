@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from skillpack_format import ConversionReport, ConvertOptions, PlanReport, convert, preview
+from skillpack_format import Calibration, ConversionReport, ConvertOptions, PlanReport, convert, preview
 from skillpack_format.classes import user_rule
 from skillpack_format.errors import error
 from skillpack_format.ops.conversion import TensorReport
@@ -124,15 +124,18 @@ def command(
         overwrite=force,
         **options.bench(device),
     )
+    notes: tuple[str, ...] = ()
     if calibrate is not None:
-        settings = _calibrated(settings, tuned, None if dry_run else output, calibrate, hidden=quiet or as_json)
+        measured = _calibrate(settings, tuned, None if dry_run else output, calibrate, hidden=quiet or as_json)
+        settings, notes = replace(settings, weights=measured.weights), measured.warnings
     if output is None or dry_run:
         with render.progress_bar(hidden=quiet or as_json) as progress:
             planned = preview(base, tuned, settings, progress)
-        render.show_json(render.result("plan", planned.to_plain())) if as_json else _show_plan(planned)
+        _show_plan(planned, notes, as_json=as_json)
         return
     with render.progress_bar(hidden=quiet or as_json) as progress:
         report = convert(base, tuned, output, settings, progress)
+    report = replace(report, warnings=(*notes, *report.warnings))
     if as_json:
         render.show_json(render.result("convert", report.to_plain()))
         return
@@ -152,10 +155,8 @@ def _require_sense(output: Path | None, lossless: bool, recipe: str | None, dry_
         raise click.UsageError(f"--lossless and --recipe {recipe} exclude each other")
 
 
-def _calibrated(
-    settings: ConvertOptions, tuned: Path, output: Path | None, texts: Path, *, hidden: bool
-) -> ConvertOptions:
-    """The settings with measured weights; what would make them useless is refused before the model is run."""
+def _calibrate(settings: ConvertOptions, tuned: Path, output: Path | None, texts: Path, *, hidden: bool) -> Calibration:
+    """What the texts tell of the model; what would make it useless is refused before the model is run."""
     if not any(isinstance(each, Planned) for each in settings.recipe.treatments.values()):
         message = f"recipe {settings.recipe.name} codes every tensor in one way: there is nothing to calibrate"
         raise error("usage.argument", "", message)
@@ -170,12 +171,7 @@ def _calibrated(
         message = f"--calibrate needs {found.name}, which is not installed: pip install 'skillpack[transformers]'"
         raise error("unsupported.operation", "", message) from None
     with render.progress_bar(hidden=hidden) as progress:
-        measured = calibrate(tuned, texts, progress, settings.limits)
-    if measured.skipped and not hidden:
-        count, first = len(measured.skipped), measured.skipped[0]
-        lines = f"{count} lines, the first of them line {first}, hold" if count > 1 else f"1 line, line {first}, holds"
-        render.show_warning(f"{texts}: {lines} no text and {'were' if count > 1 else 'was'} left out")
-    return replace(settings, weights=measured.weights)
+        return calibrate(tuned, texts, progress, settings.limits)
 
 
 def _recipe(name: str, slices: Mapping[str, Any], bands: Mapping[str, Any]) -> Recipe:
@@ -206,8 +202,13 @@ def _goal(budget: Budget | Share | None, max_error: float | None, energy: float 
     return Energy(energy) if energy is not None else None
 
 
-def _show_plan(report: PlanReport) -> None:
+def _show_plan(report: PlanReport, notes: Sequence[str], *, as_json: bool) -> None:
     """What would be done: totals, then a line a tensor with its reason, the largest first."""
+    if as_json:
+        render.show_json(render.result("plan", report.to_plain()))
+        return
+    for note in notes:
+        render.show_warning(note)
     page = render.Page()
     tuned = render.share(report.plan.nbytes, report.tuned_bytes)
     page.fields(

@@ -61,10 +61,13 @@ def test_a_file_with_no_usable_line_is_an_error_and_there_is_no_output(pair, tmp
     assert not Path("out.skp").exists()
 
 
-def test_lines_left_out_are_said(pair, tmp_path, convert):
+def test_lines_left_out_are_said_in_every_report(pair, tmp_path, convert):
     path = save_texts(tmp_path / "texts.jsonl")
-    path.write_text("not JSON\n" + path.read_text())
-    assert "1 line, line 1, holds no text" in convert(*pair, "--calibrate", path).stderr
+    path.write_text("not JSON\n" + path.read_text() + "7\n")
+    said = "calibration: 2 lines, the first of them line 1, hold no text and were left out"
+    assert said in convert(*pair, "--calibrate", path).stderr
+    assert said in convert(*pair, "--calibrate", path, "--dry-run").stderr
+    assert said in convert(*pair, "--calibrate", path, "--json", "--force").json("convert")["warnings"]
 
 
 @pytest.mark.parametrize(
