@@ -126,7 +126,7 @@ def command(
     )
     notes: tuple[str, ...] = ()
     if calibrate is not None:
-        measured = _calibrate(settings, tuned, None if dry_run else output, calibrate, hidden=quiet or as_json)
+        measured = _calibrate(settings, base, tuned, None if dry_run else output, calibrate, hidden=quiet or as_json)
         settings, notes = replace(settings, weights=measured.weights), measured.warnings
     if output is None or dry_run:
         with render.progress_bar(hidden=quiet or as_json) as progress:
@@ -155,7 +155,9 @@ def _require_sense(output: Path | None, lossless: bool, recipe: str | None, dry_
         raise click.UsageError(f"--lossless and --recipe {recipe} exclude each other")
 
 
-def _calibrate(settings: ConvertOptions, tuned: Path, output: Path | None, texts: Path, *, hidden: bool) -> Calibration:
+def _calibrate(
+    settings: ConvertOptions, base: Path, tuned: Path, output: Path | None, texts: Path, *, hidden: bool
+) -> Calibration:
     """What the texts tell of the model; what would make it useless is refused before the model is run."""
     if not any(isinstance(each, Planned) for each in settings.recipe.treatments.values()):
         message = f"recipe {settings.recipe.name} codes every tensor in one way: there is nothing to calibrate"
@@ -171,7 +173,7 @@ def _calibrate(settings: ConvertOptions, tuned: Path, output: Path | None, texts
         message = f"--calibrate needs {found.name}, which is not installed: pip install 'skillpack[transformers]'"
         raise error("unsupported.operation", "", message) from None
     with render.progress_bar(hidden=hidden) as progress:
-        return calibrate(tuned, texts, progress, settings.limits)
+        return calibrate(base, tuned, texts, progress, settings.limits)
 
 
 def _recipe(name: str, slices: Mapping[str, Any], bands: Mapping[str, Any]) -> Recipe:

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts_of(function)))
-        found = skp.calibrate(pair.tuned, work / "texts.jsonl")
+        found = skp.calibrate(pair.base, pair.tuned, work / "texts.jsonl")
         print(f"{found.texts} texts, {found.tokens} tokens")
         show_classes(found.weights)
         if options.classes:

@@ -4,7 +4,7 @@ For noise of independent entries the expected harm is the variance of an entry t
 of all outputs by the tensor. A random projection of the outputs has, on average, a gradient of that squared norm, so
 one pass forward and backward a text measures every tensor at once (Hutchinson's estimator). Outputs are compared as
 their models are: distributions of tokens or classes by KL, whose second order is the Fisher metric, hidden states by
-their squared distance.
+their squared distance. Only a table of embeddings is told row by row: noise lies in the rows that changed, and few did.
 
 The model is the folder's own as transformers knows it; none of its code runs, nothing is downloaded, and its tensors
 are read as a conversion reads them. It is held in float32; gradients exist for one tensor at a time.
@@ -29,6 +29,7 @@ from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoin
 
 MAX_TOKENS: Final = 256  # of one text
 SEED: Final = 20251125
+ROWS: Final = 4096  # of a table that are widened at a time
 # How a model's class name ends, and who knows such classes. A closed table: the name itself is never looked up.
 KINDS: Final = (
     ("ForCausalLM", transformers.AutoModelForCausalLM),
@@ -56,24 +57,29 @@ _MALFORMED: Final = (  # all that transformers is known to raise of a config or 
 )
 
 
-def calibrate(tuned: Path, file: Path, progress: Progress = silent, limits: Limits = DEFAULT_LIMITS) -> Calibration:
+def calibrate(
+    base: Path, tuned: Path, file: Path, progress: Progress = silent, limits: Limits = DEFAULT_LIMITS
+) -> Calibration:
     """Measure the sensitivities of the model in the folder ``tuned`` on the first texts of ``file`` (JSON lines).
+
+    ``base`` is not run: its tables of embeddings say which rows changed.
 
     The figures depend on torch, transformers, the device and the number of its threads, in their last digits.
 
     Raises:
         ConvertError: convert.texts, no line of ``file`` can be used; convert.model, ``tuned`` is no model that can be
             run here, or its parameters are not the checkpoint's tensors.
-        CheckpointError: the checkpoint is malformed.
+        CheckpointError: a checkpoint is malformed.
     """
     found = read_texts(file)
-    with open_checkpoint(tuned, limits) as checkpoint:
+    with open_checkpoint(base, limits) as before, open_checkpoint(tuned, limits) as after:
         tokenizer = _tokenizer(tuned)
         tokens = [each for text in found.texts if (each := _tokens(tokenizer, text, tuned)).numel()]
         if not tokens:
             raise error("convert.texts", str(file), "no usable line: the tokenizer makes nothing of any text")
-        model = _model(tuned, checkpoint)
-    harm = _harm(model, tokens, str(tuned), progress)
+        model = _model(tuned, after)
+        changes = _changes(model, before, after)
+    harm = _harm(model, tokens, changes, str(tuned), progress)
     weights = weights_of(harm)
     if not weights:
         raise error("convert.model", str(tuned), "its outputs depend on none of its matrices")
@@ -174,31 +180,67 @@ def _require_names(model: torch.nn.Module, checkpoint: Checkpoint, where: str) -
 
 
 def _fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    dtypes = {name: dtype for dtype, name in DTYPE_NAMES.items()}
     state = model.state_dict(keep_vars=True)
     with torch.no_grad():
         for name, spec in checkpoint.specs.items():
-            if name not in state or not state[name].numel():
-                continue
-            if spec.dtype.name not in dtypes:
-                message = f"{spec.dtype.name} is no dtype that torch computes with; calibrate on a model in floats"
-                raise error("convert.model", f"tensor {name!r}", message)
-            values = torch.frombuffer(checkpoint.read(name), dtype=dtypes[spec.dtype.name])
-            state[name].copy_(values.reshape(spec.shape))
+            if name in state and state[name].numel():
+                state[name].copy_(_read(checkpoint, name).reshape(spec.shape))
 
 
-def _harm(model: torch.nn.Module, texts: Sequence[torch.Tensor], where: str, progress: Progress) -> Mapping[str, float]:
-    """By name: the expected harm of noise of squared norm 1 in a matrix, entries independent."""
+def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """The values of a tensor with elements, as they are stored."""
+    spec = checkpoint.specs[name]
+    dtype = next((dtype for dtype, known in DTYPE_NAMES.items() if known == spec.dtype.name), None)
+    if dtype is None:
+        message = f"{spec.dtype.name} is no dtype that torch computes with; calibrate on a model in floats"
+        raise error("convert.model", f"tensor {name!r}", message)
+    return torch.frombuffer(checkpoint.read(name), dtype=dtype).reshape(spec.shape)
+
+
+Changes = Mapping[int, torch.Tensor]  # by id of an embedding's parameter: (rows,) float64, squared norm of each change
+
+
+def _changes(model: torch.nn.Module, before: Checkpoint, after: Checkpoint) -> Changes:
+    """How much every row of a table of embeddings changed; no table that base does not have, or that did not change."""
+    tables = {id(each.weight) for each in model.modules() if isinstance(each, torch.nn.Embedding)}
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        is_known = name in before.specs and name in after.specs and id(parameter) in tables
+        if not is_known or not parameter.numel() or before.specs[name].shape[1:] != after.specs[name].shape[1:]:
+            continue
+        old, new = _read(before, name), _read(after, name)
+        change = torch.zeros(len(new), dtype=torch.float64)
+        for first in range(0, min(len(old), len(new)), ROWS):  # rows that a resize added are carried exactly
+            rows = slice(first, min(first + ROWS, len(old), len(new)))
+            change[rows] = (new[rows].double() - old[rows].double()).square().sum(1)
+        if float(change.sum()) > 0:
+            found[id(parameter)] = change
+    return found
+
+
+def _harm(
+    model: torch.nn.Module, texts: Sequence[torch.Tensor], changes: Changes, where: str, progress: Progress
+) -> Mapping[str, float]:
+    """By name: the expected harm of noise of squared norm 1 in a matrix, its entries independent.
+
+    In a table of ``changes`` the noise of a row goes with its change, as that of a code does.
+    """
     squares: dict[int, float] = {}
 
     def take(parameter: torch.Tensor) -> None:
-        norm = torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)
-        squares[id(parameter)] = squares.get(id(parameter), 0.0) + float(norm) ** 2
+        change = changes.get(id(parameter))
+        if change is None:
+            norm = float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64))
+            found = norm**2 / parameter.numel()
+        else:
+            norms = torch.linalg.vector_norm(parameter.grad, dim=1, dtype=torch.float64)  # (rows,)
+            found = float(norms.square() @ change) / float(change.sum()) / parameter.shape[1]
+        squares[id(parameter)] = squares.get(id(parameter), 0.0) + found
         parameter.grad = None
 
     named = dict(model.named_parameters(remove_duplicate=False))
     for parameter in set(named.values()):
-        parameter.requires_grad_(parameter.dim() > 1)
+        parameter.requires_grad_(parameter.dim() > 1 and parameter.numel() > 0)
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]  # torch leaves it so
     generator = torch.Generator().manual_seed(SEED)
@@ -206,12 +248,12 @@ def _harm(model: torch.nn.Module, texts: Sequence[torch.Tensor], where: str, pro
         progress("calibrating", done, len(texts))
         try:
             _projected(model(input_ids=tokens), generator).backward()  # type: ignore[no-untyped-call]  # as above
-        except _MALFORMED as found:
-            raise error("convert.model", where, f"the model fails on text {done + 1}: {found}") from found
+        except _MALFORMED as problem:
+            raise error("convert.model", where, f"the model fails on text {done + 1}: {problem}") from problem
         if not all(map(math.isfinite, squares.values())):
             raise error("convert.model", where, f"its outputs have no finite gradient on text {done + 1}")
     progress("calibrating", len(texts), len(texts))
-    return {name: squares.get(id(each), 0.0) / each.numel() for name, each in named.items() if each.dim() > 1}
+    return {name: squares.get(id(each), 0.0) for name, each in named.items() if each.dim() > 1}
 
 
 def _projected(outputs: Any, generator: torch.Generator) -> torch.Tensor:

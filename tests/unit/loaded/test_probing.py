@@ -26,9 +26,9 @@ def texts(tmp_path):
     return save_texts(tmp_path / "texts.jsonl")
 
 
-def refusal(folder, texts):
+def refusal(pair, texts):
     with pytest.raises(SkillPackError) as found:
-        calibrate(folder, texts)
+        calibrate(*pair, texts)
     return found.value
 
 
@@ -41,7 +41,7 @@ def edit(folder, **changes):
 
 def test_every_matrix_gets_a_weight_and_nothing_else(pair, texts):
     _, tuned = pair
-    found = calibrate(tuned, texts)
+    found = calibrate(*pair, texts)
     matrices = {name for name, value in load_file(tuned / "model.safetensors").items() if value.dim() > 1}
     assert set(found.weights) == matrices | {"lm_head.weight"}  # tied: one parameter under two names
     assert found.weights["lm_head.weight"] == found.weights["model.embed_tokens.weight"]
@@ -50,16 +50,17 @@ def test_every_matrix_gets_a_weight_and_nothing_else(pair, texts):
 
 
 def test_the_same_texts_give_the_same_weights(pair, texts):
-    assert calibrate(pair[1], texts) == calibrate(pair[1], texts)
+    assert calibrate(*pair, texts) == calibrate(*pair, texts)
 
 
 def test_weights_are_the_harm_that_noise_really_does(pair, texts, monkeypatch):
     """Noise of known energy in one matrix at a time, and the divergence of what the model then says."""
     _, tuned = pair
     monkeypatch.setattr(probing, "read_texts", lambda path, read=probing.read_texts: many(read(path)))
-    weights = calibrate(tuned, texts).weights
+    weights = calibrate(*pair, texts).weights
     model = llama().eval()
     model.load_state_dict(load_file(tuned / "model.safetensors"), strict=False)
+    base = load_file(pair[0] / "model.safetensors")
     tokens = [probing._tokens(probing._tokenizer(tuned), text, tuned) for text in TEXTS]
     with torch.no_grad():
         before = [model(each).logits.double().log_softmax(-1) for each in tokens]
@@ -68,8 +69,12 @@ def test_weights_are_the_harm_that_noise_really_does(pair, texts, monkeypatch):
             if value.dim() < 2:
                 continue
             kept, total = value.clone(), 0.0
+            scale = torch.ones(len(value), 1)
+            if "embed" in name:  # noise goes with the change of a row
+                change = (kept - base[name]).square().sum(1, keepdim=True)
+                scale = (change / change.mean()).sqrt()
             for seed in range(30):
-                noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed))
+                noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)) * scale
                 value.copy_(kept + 1e-3 * noise)
                 for each, wanted in zip(tokens, before, strict=True):
                     total += float((wanted.exp() * (wanted - model(each).logits.double().log_softmax(-1))).sum())
@@ -87,10 +92,35 @@ def many(found):
 
 def test_an_encoder_is_measured_by_its_hidden_states(tmp_path, texts):
     torch.manual_seed(5)
-    _, tuned = save_pair(tmp_path, bert())
-    found = calibrate(tuned, texts)
+    found = calibrate(*save_pair(tmp_path, bert()), texts)
     assert "encoder.layer.1.output.dense.weight" in found.weights
     assert not any("pooler" in name for name in found.weights)  # no hidden state depends on it
+
+
+def test_rows_of_a_table_that_did_not_change_do_not_count(tmp_path, texts):
+    """A table whose only change is in a row that no text uses: noise there does nothing to a hidden state."""
+    torch.manual_seed(5)
+    base, tuned = save_pair(tmp_path, bert())
+    name, path = "embeddings.word_embeddings.weight", base / "model.safetensors"
+    before, after = load_file(path), load_file(tuned / "model.safetensors")
+    before[name] = after[name].clone()
+    before[name][0] += 0.1  # of the unknown word
+    save_file(before, path)
+    assert name not in calibrate(base, tuned, texts).weights
+    before[name][1] += 0.1  # of "the"
+    save_file(before, path)
+    assert calibrate(base, tuned, texts).weights[name] > 0
+
+
+def test_a_table_that_grew_is_measured_by_the_rows_that_both_have(tmp_path, texts):
+    torch.manual_seed(5)
+    base, tuned = save_pair(tmp_path, bert())
+    name, path = "embeddings.word_embeddings.weight", base / "model.safetensors"
+    whole = calibrate(base, tuned, texts).weights[name]
+    before = load_file(path)
+    before[name] = before[name][:4].clone()
+    save_file(before, path)
+    assert calibrate(base, tuned, texts).weights[name] not in (0, whole)
 
 
 def test_nothing_is_asked_of_a_network(pair, texts, monkeypatch):
@@ -99,20 +129,20 @@ def test_nothing_is_asked_of_a_network(pair, texts, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
-    calibrate(pair[1], texts)
+    calibrate(*pair, texts)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_refuses_a_folder_without(pair, texts, name):
     (pair[1] / name).unlink()
-    found = refusal(pair[1], texts)
+    found = refusal(pair, texts)
     assert found.code == "convert.model"
     assert name in found.message
 
 
 def test_refuses_a_tokenizer_that_is_not_one(pair, texts):
     (pair[1] / "tokenizer.json").write_text("{}")
-    found = refusal(pair[1], texts)
+    found = refusal(pair, texts)
     assert found.code == "convert.model"
     assert "tokenizer" in found.message
 
@@ -134,7 +164,7 @@ def test_refuses_a_tokenizer_that_is_not_one(pair, texts):
 )
 def test_refuses_a_config_that_is_not_the_checkpoints(pair, texts, changes):
     edit(pair[1], **changes)
-    assert refusal(pair[1], texts).code == "convert.model"
+    assert refusal(pair, texts).code == "convert.model"
 
 
 def test_says_which_parameter_has_no_tensor(pair, texts):
@@ -142,20 +172,20 @@ def test_says_which_parameter_has_no_tensor(pair, texts):
     tensors = load_file(path)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path)
-    found = refusal(pair[1], texts)
+    found = refusal(pair, texts)
     assert "'model.layers.1.mlp.up_proj.weight'" in found.message
     assert found.code == "convert.model"
 
 
 def test_refuses_an_adapter(pair, texts):
     (pair[1] / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere"}')
-    assert "merge" in refusal(pair[1], texts).message
+    assert "merge" in refusal(pair, texts).message
 
 
 def test_runs_no_code_of_the_folder(pair, texts):
     (pair[1] / "modeling.py").write_text("raise SystemExit('the code of the folder was run')")
     edit(pair[1], model_type="own", auto_map={"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"})
-    assert refusal(pair[1], texts).code == "convert.model"
+    assert refusal(pair, texts).code == "convert.model"
 
 
 def test_refuses_a_model_that_gives_no_numbers(pair, texts):
@@ -163,10 +193,10 @@ def test_refuses_a_model_that_gives_no_numbers(pair, texts):
     tensors = load_file(path)
     tensors["model.norm.weight"].fill_(float("nan"))
     save_file(tensors, path)
-    assert "no finite gradient on text 1" in refusal(pair[1], texts).message
+    assert "no finite gradient on text 1" in refusal(pair, texts).message
 
 
 def test_progress_is_told(pair, texts):
     told = []
-    calibrate(pair[1], texts, lambda *each: told.append(each))
+    calibrate(*pair, texts, lambda *each: told.append(each))
     assert told[-1] == ("calibrating", len(TEXTS), len(TEXTS))
