@@ -244,15 +244,16 @@ def _harm(
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]  # torch leaves it so
     generator = torch.Generator().manual_seed(SEED)
-    for done, tokens in enumerate(texts):
-        progress("calibrating", done, len(texts))
+    done, whole = 0, sum(each.nbytes for each in texts)
+    for number, tokens in enumerate(texts, 1):
         try:
             _projected(model(input_ids=tokens), generator).backward()  # type: ignore[no-untyped-call]  # as above
         except _MALFORMED as problem:
-            raise error("convert.model", where, f"the model fails on text {done + 1}: {problem}") from problem
+            raise error("convert.model", where, f"the model fails on text {number}: {problem}") from problem
         if not all(map(math.isfinite, squares.values())):
-            raise error("convert.model", where, f"its outputs have no finite gradient on text {done + 1}")
-    progress("calibrating", len(texts), len(texts))
+            raise error("convert.model", where, f"its outputs have no finite gradient on text {number}")
+        done += tokens.nbytes
+        progress("calibrating", done, whole)
     return {name: squares.get(id(each), 0.0) for name, each in named.items() if each.dim() > 1}
 
 
