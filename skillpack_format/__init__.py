@@ -18,10 +18,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skillpack_format.calibration import Calibration
     from skillpack_format.errors import SkillPackError
     from skillpack_format.limits import Limits
     from skillpack_format.loaded.attaching import Attachment, attach, detach, switch
     from skillpack_format.loaded.attaching import Options as AttachOptions
+    from skillpack_format.loaded.probing import calibrate
     from skillpack_format.loaded.unmerged import Options as UnmergedOptions
     from skillpack_format.loaded.unmerged import Unmerged, unmerged
     from skillpack_format.opening import safe_open
@@ -47,6 +49,7 @@ _HOMES = {
     "ApplyOptions": "ops.application:Options",
     "AttachOptions": "loaded.attaching:Options",
     "Attachment": "loaded.attaching",
+    "Calibration": "calibration",
     "ConversionReport": "ops.conversion",
     "ConvertOptions": "ops.conversion:Options",
     "ImportOptions": "ops.importing:Options",
@@ -63,6 +66,7 @@ _HOMES = {
     "ValidationReport": "ops.validation",
     "apply": "ops.application",
     "attach": "loaded.attaching",
+    "calibrate": "loaded.probing",
     "convert": "ops.conversion",
     "detach": "loaded.attaching",
     "import_delta": "ops.importing",
@@ -86,6 +90,7 @@ __all__ = [
     "ApplyOptions",
     "AttachOptions",
     "Attachment",
+    "Calibration",
     "ConversionReport",
     "ConvertOptions",
     "ImportOptions",
@@ -102,6 +107,7 @@ __all__ = [
     "ValidationReport",
     "apply",
     "attach",
+    "calibrate",
     "convert",
     "detach",
     "import_delta",

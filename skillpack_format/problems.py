@@ -27,7 +27,7 @@ CODES: Final[frozenset[str]] = frozenset(
     base.missing base.extra base.kind base.content
     checkpoint.missing checkpoint.ambiguous checkpoint.header checkpoint.layout checkpoint.index checkpoint.name
     checkpoint.duplicate checkpoint.pickle
-    convert.unrelated convert.nonfinite convert.delta convert.unmatched
+    convert.unrelated convert.nonfinite convert.delta convert.unmatched convert.texts convert.model
     plan.unreachable
     output.exists output.alias output.locked output.space output.failed
     input.failed

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from skillpack_format import ConversionReport, ConvertOptions, PlanReport, convert, preview
+from skillpack_format import Calibration, ConversionReport, ConvertOptions, PlanReport, convert, preview
 from skillpack_format.classes import user_rule
+from skillpack_format.errors import error
 from skillpack_format.ops.conversion import TensorReport
+from skillpack_format.output_paths import require_absent
 from skillpack_format.planning import Budget, Energy, Goal, MaxError, Share
 from skillpack_format.recipes import RECIPES, Planned, Recipe, graftllm, sliced
 
@@ -40,6 +42,12 @@ WORST: Final = 5  # tensors shown by error
     "--energy",
     type=float,
     help="The least share of its change that every tensor keeps; graftllm: of an MLP's squared singular values.",
+)
+@click.option(
+    "--calibrate",
+    type=options.PATH,
+    metavar="FILE",
+    help="JSON lines of text: measure on them which tensors matter. Needs torch and transformers.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be chosen for every tensor and why; write nothing.")
 @click.option("--step", type=float, help="One rounding step for every matrix, no plan; more is smaller and worse.")
@@ -74,6 +82,7 @@ def command(
     budget: Budget | Share | None,
     max_error: float | None,
     energy: float | None,
+    calibrate: Path | None,
     dry_run: bool,
     step: float | None,
     cosine: float | None,
@@ -115,13 +124,18 @@ def command(
         overwrite=force,
         **options.bench(device),
     )
+    notes: tuple[str, ...] = ()
+    if calibrate is not None:
+        measured = _calibrate(settings, base, tuned, None if dry_run else output, calibrate, hidden=quiet or as_json)
+        settings, notes = replace(settings, weights=measured.weights), measured.warnings
     if output is None or dry_run:
         with render.progress_bar(hidden=quiet or as_json) as progress:
             planned = preview(base, tuned, settings, progress)
-        render.show_json(render.result("plan", planned.to_plain())) if as_json else _show_plan(planned)
+        _show_plan(planned, notes, as_json=as_json)
         return
     with render.progress_bar(hidden=quiet or as_json) as progress:
         report = convert(base, tuned, output, settings, progress)
+    report = replace(report, warnings=(*notes, *report.warnings))
     if as_json:
         render.show_json(render.result("convert", report.to_plain()))
         return
@@ -139,6 +153,27 @@ def _require_sense(output: Path | None, lossless: bool, recipe: str | None, dry_
         raise click.UsageError("Missing option '-o' / '--output'.")
     if lossless and recipe not in (None, "lossless"):
         raise click.UsageError(f"--lossless and --recipe {recipe} exclude each other")
+
+
+def _calibrate(
+    settings: ConvertOptions, base: Path, tuned: Path, output: Path | None, texts: Path, *, hidden: bool
+) -> Calibration:
+    """What the texts tell of the model; what would make it useless is refused before the model is run."""
+    if not any(isinstance(each, Planned) for each in settings.recipe.treatments.values()):
+        message = f"recipe {settings.recipe.name} codes every tensor in one way: there is nothing to calibrate"
+        raise error("usage.argument", "", message)
+    if isinstance(settings.goal, MaxError | Energy):
+        message = "--max-error alone and --energy bound the error of the weights, whatever it does: calibrate a budget"
+        raise error("usage.argument", "", message)
+    if output is not None:
+        require_absent(output, overwrite=settings.overwrite)
+    try:
+        from skillpack_format.loaded.probing import calibrate  # noqa: PLC0415 - an extra, and seconds to import
+    except ModuleNotFoundError as found:
+        message = f"--calibrate needs {found.name}, which is not installed: pip install 'skillpack[transformers]'"
+        raise error("unsupported.operation", "", message) from None
+    with render.progress_bar(hidden=hidden) as progress:
+        return calibrate(base, tuned, texts, progress, settings.limits)
 
 
 def _recipe(name: str, slices: Mapping[str, Any], bands: Mapping[str, Any]) -> Recipe:
@@ -169,8 +204,13 @@ def _goal(budget: Budget | Share | None, max_error: float | None, energy: float 
     return Energy(energy) if energy is not None else None
 
 
-def _show_plan(report: PlanReport) -> None:
+def _show_plan(report: PlanReport, notes: Sequence[str], *, as_json: bool) -> None:
     """What would be done: totals, then a line a tensor with its reason, the largest first."""
+    if as_json:
+        render.show_json(render.result("plan", report.to_plain()))
+        return
+    for note in notes:
+        render.show_warning(note)
     page = render.Page()
     tuned = render.share(report.plan.nbytes, report.tuned_bytes)
     page.fields(

@@ -49,6 +49,11 @@ def lossless(change: Change, work: Path) -> Packed:
     return packed
 
 
+def pack(change: Change, work: Path, label: str, options: skp.ConvertOptions) -> Candidate:
+    """One setting, and nothing but what it makes."""
+    return _pack(change, work, label, options).candidate
+
+
 def _pack(change: Change, work: Path, label: str, options: skp.ConvertOptions) -> Packed:
     """Convert, read the file's size, apply with every proof, load what came out."""
     pack, result = work / "pack.skp", work / "applied"

@@ -33,6 +33,7 @@ from fuzz.mutators import (
 )
 from skillpack_format import bits, container, manifest, storage, wire
 from skillpack_format.arithmetic import NUMPY_BENCH
+from skillpack_format.calibration import read_texts
 from skillpack_format.catalog import CODECS, ENCODINGS
 from skillpack_format.classes import user_rule
 from skillpack_format.contents import plan, target_of
@@ -477,6 +478,19 @@ def run_side_file(data: bytes) -> None:
 # -------------------------------------------------------------------------------------------------------- command line
 
 
+def run_texts(data: bytes) -> None:
+    found = read_texts(written("texts.jsonl", data))
+    require_equal(all(text.strip() for text in found.texts), True, "every text says something")
+    lines = "".join(json.dumps(text) + "\n" for text in found.texts)
+    again = read_texts(written("texts.jsonl", lines.encode()))
+    require_equal(again.texts, found.texts, "texts written as lines and read again")
+    require_equal(again.skipped, (), "lines left out of what was written")
+
+
+def text_seeds() -> list[bytes]:
+    return [b'"one"\n\n{"text": "two", "n": [1]}\n', b'{"prompt": 1}\n"\\u00e9\\ud83d\\ude00"\r\n7\n"last"']
+
+
 def run_options(data: bytes) -> None:
     """Values of options as a user writes them; click's own refusal counts as one."""
     import click
@@ -530,6 +544,7 @@ def targets() -> dict[str, Target]:
         Target("index", index_seeds, run_json, mutate_text),
         Target("folder", folder_seeds, run_folder, mutate_folder, sample=1000),
         Target("side file", side_file_seeds, run_side_file, mutate_text),
+        Target("texts", text_seeds, run_texts, mutate_text, sample=1000),
         Target("options", option_seeds, run_options, mutate_text, sample=1000),
         Target("torch archive", archive_seeds, run_archive, mutate_archive, sample=1000),
         *(codec(name) for name in CODECS),

@@ -19,6 +19,7 @@ THIRD_PARTY = {
     "jsonschema",
     "threadpoolctl",
     "torch",
+    "transformers",
     "model_signing",
     "cryptography",
 }
@@ -34,7 +35,7 @@ encodings._base codecs._base
 encodings.* codecs.* stores.header stores.zip_records stores.tensor_pickles
 stores.heads stores.safetensors_files stores.shards stores.torch_archives
 catalog
-contents classes recipes sensitivity planning listing
+contents classes recipes sensitivity calibration planning listing
 making
 encoders
 importers._base importers._adapter_config importers.matching
@@ -44,7 +45,7 @@ records reader writer
 ops.inspection ops.chain ops.folders ops.application ops.slices
 ops.validation ops.carried ops.plans ops.conversion ops.importing
 torch_bridge
-loaded.undo loaded.slots loaded.factored loaded.stepping loaded.making loaded.unmaking
+loaded.undo loaded.slots loaded.probing loaded.factored loaded.stepping loaded.making loaded.unmaking
 loaded.changes
 loaded.attaching
 loaded.unmerged
@@ -61,6 +62,7 @@ def names_of(path: Path) -> str:
 MODULES = {names_of(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 ONLY = {  # a third-party package -> the modules that may import it
     "torch": {"torch_bridge", *(name for name in MODULES if name.startswith("loaded."))},
+    "transformers": {"loaded.probing"},
     "zstandard": {"codecs.zstd"},
     "msgpack": {"wire"},
     "jsonschema": {"ops.validation"},

@@ -16,11 +16,11 @@ import skillpack_format
 REPOSITORY = Path(__file__).parents[2]
 
 PUBLIC = {
-    "ApplicationReport", "Applied", "AppliedSlice", "ApplyOptions", "AttachOptions", "Attachment", "ConversionReport",
-    "ConvertOptions", "ImportOptions", "ImportReport", "InspectionReport", "Limits", "Pack", "PlanReport",
-    "SignatureReport", "SkillPackError", "TensorInfo", "Unmerged", "UnmergedOptions", "ValidationReport", "apply",
-    "attach", "convert", "detach", "import_delta", "inspect", "open_applied", "open_pack", "preview", "prove",
-    "safe_open", "sign", "switch", "unmerged", "validate", "verify",
+    "ApplicationReport", "Applied", "AppliedSlice", "ApplyOptions", "AttachOptions", "Attachment", "Calibration",
+    "ConversionReport", "ConvertOptions", "ImportOptions", "ImportReport", "InspectionReport", "Limits", "Pack",
+    "PlanReport", "SignatureReport", "SkillPackError", "TensorInfo", "Unmerged", "UnmergedOptions", "ValidationReport",
+    "apply", "attach", "calibrate", "convert", "detach", "import_delta", "inspect", "open_applied", "open_pack",
+    "preview", "prove", "safe_open", "sign", "switch", "unmerged", "validate", "verify",
 }  # fmt: skip
 
 

@@ -1,0 +1,204 @@
+"""Sensitivities measured on a real model of transformers."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import TEXTS, bert, llama, save_pair, save_texts
+
+from skillpack_format.errors import SkillPackError
+from skillpack_format.loaded import probing
+from skillpack_format.loaded.probing import calibrate
+
+
+@pytest.fixture
+def pair(tmp_path):
+    torch.manual_seed(5)
+    return save_pair(tmp_path, llama())
+
+
+@pytest.fixture
+def texts(tmp_path):
+    return save_texts(tmp_path / "texts.jsonl")
+
+
+def refusal(pair, texts):
+    with pytest.raises(SkillPackError) as found:
+        calibrate(*pair, texts)
+    return found.value
+
+
+def edit(folder, **changes):
+    """Change the keys of config.json; None takes one away."""
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def test_every_matrix_gets_a_weight_and_nothing_else(pair, texts):
+    _, tuned = pair
+    found = calibrate(*pair, texts)
+    matrices = {name for name, value in load_file(tuned / "model.safetensors").items() if value.dim() > 1}
+    assert set(found.weights) == matrices | {"lm_head.weight"}  # tied: one parameter under two names
+    assert found.weights["lm_head.weight"] == found.weights["model.embed_tokens.weight"]
+    assert found.texts == len(TEXTS)
+    assert found.tokens == sum(len(text.split()) for text in TEXTS)
+
+
+def test_the_same_texts_give_the_same_weights(pair, texts):
+    assert calibrate(*pair, texts) == calibrate(*pair, texts)
+
+
+def test_weights_are_the_harm_that_noise_really_does(pair, texts, monkeypatch):
+    """Noise of known energy in one matrix at a time, and the divergence of what the model then says."""
+    _, tuned = pair
+    monkeypatch.setattr(probing, "read_texts", lambda path, read=probing.read_texts: many(read(path)))
+    weights = calibrate(*pair, texts).weights
+    model = llama().eval()
+    model.load_state_dict(load_file(tuned / "model.safetensors"), strict=False)
+    base = load_file(pair[0] / "model.safetensors")
+    tokens = [probing._tokens(probing._tokenizer(tuned), text, tuned) for text in TEXTS]
+    with torch.no_grad():
+        before = [model(each).logits.double().log_softmax(-1) for each in tokens]
+        harm = {}
+        for name, value in model.named_parameters():
+            if value.dim() < 2:
+                continue
+            kept, total = value.clone(), 0.0
+            scale = torch.ones(len(value), 1)
+            if "embed" in name:  # noise goes with the change of a row
+                change = (kept - base[name]).square().sum(1, keepdim=True)
+                scale = (change / change.mean()).sqrt()
+            for seed in range(30):
+                noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)) * scale
+                value.copy_(kept + 1e-3 * noise)
+                for each, wanted in zip(tokens, before, strict=True):
+                    total += float((wanted.exp() * (wanted - model(each).logits.double().log_softmax(-1))).sum())
+            value.copy_(kept)
+            harm[name] = total / value.numel()
+    ratios = torch.tensor([harm[name] / weights[name] for name in harm])
+    assert float(ratios.max() / ratios.min()) < 2
+    assert max(harm.values()) / min(harm.values()) > 10  # so that it means something
+
+
+def many(found):
+    """The texts again and again: every repetition is another random projection."""
+    return type(found)(found.texts * 30, found.skipped)
+
+
+def test_an_encoder_is_measured_by_its_hidden_states(tmp_path, texts):
+    torch.manual_seed(5)
+    found = calibrate(*save_pair(tmp_path, bert()), texts)
+    assert "encoder.layer.1.output.dense.weight" in found.weights
+    assert not any("pooler" in name for name in found.weights)  # no hidden state depends on it
+
+
+def test_rows_of_a_table_that_did_not_change_do_not_count(tmp_path, texts):
+    """A table whose only change is in a row that no text uses: noise there does nothing to a hidden state."""
+    torch.manual_seed(5)
+    base, tuned = save_pair(tmp_path, bert())
+    name, path = "embeddings.word_embeddings.weight", base / "model.safetensors"
+    before, after = load_file(path), load_file(tuned / "model.safetensors")
+    before[name] = after[name].clone()
+    before[name][0] += 0.1  # of the unknown word
+    save_file(before, path)
+    assert name not in calibrate(base, tuned, texts).weights
+    before[name][1] += 0.1  # of "the"
+    save_file(before, path)
+    assert calibrate(base, tuned, texts).weights[name] > 0
+
+
+def test_a_table_that_grew_is_measured_by_the_rows_that_both_have(tmp_path, texts):
+    torch.manual_seed(5)
+    base, tuned = save_pair(tmp_path, bert())
+    name, path = "embeddings.word_embeddings.weight", base / "model.safetensors"
+    whole = calibrate(base, tuned, texts).weights[name]
+    before = load_file(path)
+    before[name] = before[name][:4].clone()
+    save_file(before, path)
+    assert calibrate(base, tuned, texts).weights[name] not in (0, whole)
+
+
+def test_nothing_is_asked_of_a_network(pair, texts, monkeypatch):
+    def connect(*_: object) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    calibrate(*pair, texts)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_refuses_a_folder_without(pair, texts, name):
+    (pair[1] / name).unlink()
+    found = refusal(pair, texts)
+    assert found.code == "convert.model"
+    assert name in found.message
+
+
+def test_refuses_a_tokenizer_that_is_not_one(pair, texts):
+    (pair[1] / "tokenizer.json").write_text("{}")
+    found = refusal(pair, texts)
+    assert found.code == "convert.model"
+    assert "tokenizer" in found.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "no-such-type"},
+        {"architectures": ["T5ForConditionalGeneration"]},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"num_hidden_layers": 10**9},
+        {"hidden_size": 10**7},
+        {"hidden_act": "no-such-activation"},
+        {"num_hidden_layers": 3},
+        {"num_hidden_layers": 1},
+        {"intermediate_size": 40},
+    ],
+    ids=lambda changes: "-".join(f"{key}" for key in changes),
+)
+def test_refuses_a_config_that_is_not_the_checkpoints(pair, texts, changes):
+    edit(pair[1], **changes)
+    assert refusal(pair, texts).code == "convert.model"
+
+
+def test_says_which_parameter_has_no_tensor(pair, texts):
+    path = pair[1] / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path)
+    found = refusal(pair, texts)
+    assert "'model.layers.1.mlp.up_proj.weight'" in found.message
+    assert found.code == "convert.model"
+
+
+def test_refuses_an_adapter(pair, texts):
+    (pair[1] / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere"}')
+    assert "merge" in refusal(pair, texts).message
+
+
+def test_runs_no_code_of_the_folder(pair, texts):
+    (pair[1] / "modeling.py").write_text("raise SystemExit('the code of the folder was run')")
+    edit(pair[1], model_type="own", auto_map={"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"})
+    assert refusal(pair, texts).code == "convert.model"
+
+
+def test_refuses_a_model_that_gives_no_numbers(pair, texts):
+    path = pair[1] / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"].fill_(float("nan"))
+    save_file(tensors, path)
+    assert "no finite gradient on text 1" in refusal(pair, texts).message
+
+
+def test_progress_is_told(pair, texts):
+    told = []
+    calibrate(*pair, texts, lambda *each: told.append(each))
+    assert [what for what, _, _ in told] == ["calibrating"] * len(TEXTS)
+    assert sorted(told) == told
+    assert told[-1][1] == told[-1][2] > 0
