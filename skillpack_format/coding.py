@@ -24,7 +24,7 @@ from skillpack_format.making import Change, make, start_of
 from skillpack_format.manifest import Component, Entry
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices, Treatment, Unchanged
 
-CHUNK_BYTES: Final = 1 << 20  # small enough to decode in parallel, large enough for zstd
+CHUNK_BYTES: Final = 1 << 16  # small enough for a slice to read little more than it needs, large enough for zstd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
