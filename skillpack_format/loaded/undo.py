@@ -61,16 +61,16 @@ def undo_of(base: torch.Tensor, result: torch.Tensor, device: torch.device) -> U
 def _chunk_of(base: torch.Tensor, result: torch.Tensor, device: torch.device) -> _Chunk:
     steps = base - result  # wraps, as meant
     near = steps.to(torch.int8)
-    changed, far = steps != 0, near != steps
+    beyond = near.to(steps.dtype) ^ steps  # 0 where 8 bits hold the step
     listed = _POSITION_BYTES + base.element_size()
     forms = {
-        "listed": int(changed.count_nonzero()) * listed,
-        "near": base.numel() + int(far.count_nonzero()) * listed,
+        "listed": int(steps.count_nonzero()) * listed,
+        "near": base.numel() + int(beyond.count_nonzero()) * listed,
         "whole": steps.nbytes,
     }
     best = min(forms, key=lambda form: forms[form])
     kept = {"listed": None, "near": near, "whole": steps}[best]
-    exceptions = {"listed": changed, "near": far, "whole": torch.zeros_like(changed)}[best]
+    exceptions = {"listed": steps, "near": beyond, "whole": steps[:0]}[best]
     positions = exceptions.nonzero().view(-1)
     return _Chunk(
         base.numel(),
