@@ -42,6 +42,7 @@ class Job:
     treatment: Treatment
     codec: str
     bench: Bench
+    is_head: bool = False  # an embedding that is the head too: a tied one
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,12 +91,19 @@ def figures(job: Job, weight: float | None = None) -> Survey:
     energy = _inner(delta, delta)
     if not energy:
         return Survey(job.name, 0.0, 0.0)
-    if weight is None and job.tensor_class == "embedding":
-        cols = Grid.of(pair.kind.shape).cols
-        weight = sensitivity.of_rows(delta.reshape(-1, cols), encoders.mean_square(pair))
-    elif weight is None:
-        weight = sensitivity.of_name(job.name)
+    if weight is None:
+        weight = _weight(job, pair, delta)
     return Survey(job.name, energy, weight)
+
+
+def _weight(job: Job, pair: Pair, delta: NDArray[np.float32]) -> float:
+    """The harm of a unit of squared error, told without data."""
+    if job.tensor_class == "head":
+        return sensitivity.HEAD
+    if job.tensor_class != "embedding":
+        return sensitivity.of_name(job.name)
+    rows = sensitivity.of_rows(delta.reshape(-1, Grid.of(pair.kind.shape).cols), encoders.mean_square(pair))
+    return rows + sensitivity.HEAD if job.is_head else rows
 
 
 def survey(job: Job, most: float, *, weight: float | None = None) -> Survey:

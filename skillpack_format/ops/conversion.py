@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
 from skillpack_format.records import from_record, record_key, to_record
+from skillpack_format.sensitivity import is_table_of_tokens
 from skillpack_format.storage import align
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.surveying import SEGMENT_BYTES, choose
@@ -193,6 +194,12 @@ class _Work:
         """The names of tensors that get components."""
         return [name for name in self.names if name in self.new and name not in self.aliases]
 
+    @cached_property
+    def is_tied(self) -> bool:
+        """Whether no tensor is a head of its own."""
+        own = (name for name in self.new if name not in self.aliases)
+        return all(class_of(name, self.options.rules) != "head" for name in own)
+
     @property
     def goal(self) -> SettledGoal:
         tuned_bytes = sum(spec.nbytes for spec in self.after.specs.values())
@@ -222,6 +229,7 @@ class _Work:
             treatment=self.treatment(name),
             codec=self.options.codec,
             bench=self.options.bench,
+            is_head=self.is_tied and is_table_of_tokens(name),
         )
 
     def code(self, name: str, treatment: Treatment) -> Coded:

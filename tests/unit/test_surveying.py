@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from builders import kind
 
+from skillpack_format import sensitivity
 from skillpack_format.arithmetic import NUMPY_BENCH
 from skillpack_format.coding import Job, code
 from skillpack_format.digest import TensorIdentity, sha256
@@ -149,3 +151,9 @@ def test_values_matter_more_than_queries_and_a_measured_weight_takes_the_place_o
 def test_a_row_of_an_embedding_matters_less_the_more_rows_there_are() -> None:
     few, many = (survey(job_of(rows, name="embed_tokens.weight"), 0.0) for rows in (8, 512))
     assert weight(few) > 10 * weight(many)
+
+
+def test_a_head_matters_more_and_so_does_a_tied_embedding() -> None:
+    table = job_of(512, name="embed_tokens.weight")
+    assert weight(figures(replace(table, is_head=True))) == weight(figures(table)) + sensitivity.HEAD
+    assert weight(figures(replace(table, tensor_class="head"))) == sensitivity.HEAD > weight(figures(job_of()))
