@@ -6,7 +6,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,9 @@ def made(members: bytes, *directory: bytes, count: int | None = None) -> bytes:
     return members + raw + closed(len(directory) if count is None else count, len(raw), len(members))
 
 
-def wide(place: dict[str, Any] = {}, end64: dict[str, Any] = {}, gap: bytes = b"", end: bytes | None = None) -> bytes:
+def wide(
+    place: Mapping[str, Any] = {}, end64: Mapping[str, Any] = {}, gap: bytes = b"", end: bytes | None = None
+) -> bytes:
     """One member, its sizes and its place in 64-bit fields, as in archives above 4 GiB."""
     members = begun(b"m", b"abc")
     directory = described(b"m", MOST, nbytes=MOST, extra=struct.pack("<2HQQQ", 1, 24, 3, 3, 0))
@@ -129,7 +131,7 @@ WRONG_IN_64_BITS: dict[str, bytes] = {
     "an end record of another size": wide(end64={"size": 45}),
     "a directory on another disk": wide(end64={"disk": 1}),
     "a directory that begins on another disk": wide(end64={"first disk": 1}),
-    "a member on another disk": wide(end64={"count": 2, "here": 1}),
+    "a member on another disk": wide(end64={"here": 2}),
     "more members than any directory holds": wide(end64={"count": 1 << 40, "here": 1 << 40}),
     "an end record on another disk": wide(place={"disk": 1}),
     "two disks": wide(place={"disks": 2}),
