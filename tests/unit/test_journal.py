@@ -190,11 +190,13 @@ def test_too_little_memory_keeps_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failure", [error("checkpoint.header", "x", "wrong"), ValueError("bug")])
 def test_wrong_inputs_keep_nothing(tmp_path: Path, failure: Exception) -> None:
-    with pytest.raises(type(failure)):
+    with pytest.raises(type(failure)) as caught:
         run(tmp_path / "out", failure)
+    assert caught.value is failure
     assert os.listdir(tmp_path) == []
 
 
 def test_nothing_done_keeps_nothing(tmp_path: Path) -> None:
-    refused("output.space", run, tmp_path / "out", error("output.space", "x", "full"), adds=False)
+    found = refused("output.space", run, tmp_path / "out", error("output.space", "x", "full"), adds=False)
+    assert found.message == "full"
     assert os.listdir(tmp_path) == []
