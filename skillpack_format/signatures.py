@@ -159,7 +159,7 @@ def _authentic(place: Path, key: Path, limits: Limits) -> _Statement:
         statement = json.loads(bundle.bundle.dsse_envelope.payload)
         digests = {each.identifier: each.digest.digest_hex for each in manifest.resource_descriptors()}
     except OSError as found:
-        raise error("input.failed", str(place), f"cannot be read: {found.strerror or found}") from found
+        raise error("input.failed", str(place), f"cannot be read: {found.strerror}") from found
     except InvalidSignature as found:
         raise error("signature.invalid", str(place), "was not made over what it holds with this key") from found
     except _REFUSED as found:
@@ -198,7 +198,7 @@ def _key_errors(key: Path) -> Iterator[None]:
     try:
         yield
     except OSError as found:
-        raise error("input.failed", str(key), f"cannot be read: {found.strerror or found}") from found
+        raise error("input.failed", str(key), f"cannot be read: {found.strerror}") from found
     except (ValueError, TypeError, UnsupportedAlgorithm) as found:
         message = f"is no PEM key on the curve P-256, P-384 or P-521 that can be used here: {found}"
         raise error("signature.key", str(key), message) from found

@@ -104,12 +104,20 @@ def program(value: Any) -> bytes:
     return b"\x80\x02" + push(value) + STOP
 
 
-def archive(pickle: bytes, storages: Mapping[str, bytes] = {}, *, root: str = "archive", **records: bytes) -> bytes:
+def archive(
+    pickle: bytes,
+    storages: Mapping[str, bytes] = {},
+    *,
+    root: str = "archive",
+    byteorder: bytes | None = b"little",
+    **records: bytes,
+) -> bytes:
     """A zip archive as torch lays it out. ``records`` are more of them; ``__`` in a name is a slash."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
         file.writestr(f"{root}/data.pkl", pickle)
-        file.writestr(f"{root}/byteorder", b"little")
+        if byteorder is not None:
+            file.writestr(f"{root}/byteorder", byteorder)
         for key, raw in storages.items():
             file.writestr(f"{root}/data/{key}", raw)
         file.writestr(f"{root}/version", b"3\n")

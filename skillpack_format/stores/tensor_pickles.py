@@ -38,7 +38,6 @@ _NAMES: Final = {  # everything a pickle may name; only these words, never what 
     **{f"torch {storage}": storage for storage in STORAGES},
 }
 _NAME_BYTES: Final = 256
-_MOST: Final = 1 << 63  # torch's sizes are signed 64-bit numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +270,7 @@ class _Machine:
 
 
 def _is_size(found: Any) -> bool:
-    return type(found) is int and 0 <= found < _MOST
+    return type(found) is int and found >= 0  # every integer here has at most 64 bits, one of them the sign
 
 
 _STEPS: Final[dict[int, Callable[[_Machine], None]]] = {

@@ -112,6 +112,30 @@ def fail() -> int:
     raise OSError(errno.ENOSPC, "full")
 
 
+def test_a_journal_that_cannot_be_begun_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda *_: fail())
+    refused("output.space", Journal, tmp_path / "j")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_journal_with_records_is_kept_when_it_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = written(tmp_path / "j", [b"one"])
+    with monkeypatch.context() as full:
+        full.setattr(os, "ftruncate", lambda *_: fail())
+        refused("output.space", Journal, tmp_path / "j")
+    assert (tmp_path / "j").read_bytes() == blob
+
+
+@pytest.mark.parametrize("nbytes", [1, 3])
+def test_a_journal_that_is_cut_while_it_is_open_gives_no_part_of_a_payload(tmp_path: Path, nbytes: int) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.add(KEYS[0], b"one")
+        os.truncate(tmp_path / "j", (tmp_path / "j").stat().st_size - nbytes)
+        refused("integrity.source-changed", journal.get, KEYS[0])
+
+
 def test_a_journal_that_is_not_ones_own_is_refused(tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     os.link(tmp_path / "precious", tmp_path / "j")
@@ -166,11 +190,13 @@ def test_too_little_memory_keeps_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failure", [error("checkpoint.header", "x", "wrong"), ValueError("bug")])
 def test_wrong_inputs_keep_nothing(tmp_path: Path, failure: Exception) -> None:
-    with pytest.raises(type(failure)):
+    with pytest.raises(type(failure)) as caught:
         run(tmp_path / "out", failure)
+    assert caught.value is failure
     assert os.listdir(tmp_path) == []
 
 
 def test_nothing_done_keeps_nothing(tmp_path: Path) -> None:
-    refused("output.space", run, tmp_path / "out", error("output.space", "x", "full"), adds=False)
+    found = refused("output.space", run, tmp_path / "out", error("output.space", "x", "full"), adds=False)
+    assert found.message == "full"
     assert os.listdir(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from base64 import b64decode, b64encode
@@ -248,8 +249,39 @@ def test_a_model_signature_without_pack_id_is_left_to_its_own_program(tmp_path, 
 
 
 def test_a_huge_signature_is_not_read(pack, keys):
+    nbytes = sign(pack, keys.private).signature.stat().st_size
+    assert verify(pack, keys.public, limits=Limits(signature_bytes=nbytes)).same_bytes
+    refused("limit.exceeded", verify, pack, keys.public, limits=Limits(signature_bytes=nbytes - 1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that opens and cannot be read is needed")
+def test_a_signature_that_cannot_be_read_is_a_failed_read(pack, keys):
+    found = refused("input.failed", verify, pack, keys.public, Path("/proc/self/mem"))
+    assert found.message == "cannot be read: Input/output error"
+
+
+def grow_while_read(monkeypatch, path):
+    """From now on every read of a file lets ``path`` grow by a byte, as another process could."""
+    read = os.preadv
+
+    def read_and_grow(descriptor, buffers, offset):
+        with path.open("ab") as file:
+            file.write(b"\0")
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", read_and_grow)
+
+
+def test_a_pack_that_changes_while_it_is_signed_is_refused(pack, keys, monkeypatch):
+    grow_while_read(monkeypatch, pack)
+    refused("integrity.source-changed", sign, pack, keys.private)
+    assert not pack.with_name("a.skp.sig").exists()
+
+
+def test_a_pack_that_changes_while_it_is_verified_is_refused(pack, keys, monkeypatch):
     sign(pack, keys.private)
-    refused("limit.exceeded", verify, pack, keys.public, limits=Limits(signature_bytes=100))
+    grow_while_read(monkeypatch, pack)
+    refused("integrity.source-changed", verify, pack, keys.public)
 
 
 @pytest.mark.parametrize("text", [b"", b"no key", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])
@@ -276,7 +308,8 @@ def test_a_key_of_another_kind_is_refused(tmp_path, pack):
 def test_a_key_that_is_not_there_is_a_failed_read(tmp_path, pack, keys):
     refused("input.failed", sign, pack, tmp_path / "none.pem")
     sign(pack, keys.private)
-    refused("input.failed", verify, pack, tmp_path / "none.pem")
+    found = refused("input.failed", verify, pack, tmp_path / "none.pem")
+    assert found.message == "cannot be read: No such file or directory"
 
 
 def test_what_is_no_pack_is_not_signed(tmp_path, keys):
@@ -285,9 +318,10 @@ def test_what_is_no_pack_is_not_signed(tmp_path, keys):
     assert not (tmp_path / "no.skp.sig").exists()
 
 
-def test_no_signature_and_no_input_is_written_over(pack, keys):
+def test_no_signature_and_no_input_is_written_over(tmp_path, pack, keys):
     before = sign(pack, keys.private).signature.read_bytes()
     refused("output.exists", sign, pack, keys.private)
+    refused("output.exists", sign, pack, tmp_path / "none.pem")  # seen before anything is read
     refused("output.alias", sign, pack, keys.private, keys.private, overwrite=True)
     refused("output.alias", sign, pack, keys.private, pack, overwrite=True)
     assert pack.with_name("a.skp.sig").read_bytes() == before
@@ -351,6 +385,11 @@ def test_of_two_packs_both_must_be_signed(tmp_path, pack, keys):
     second = write_pack(tmp_path / "b.skp", tiny_plan("dense"))
     found = refused("signature.missing", prove, tmp_path / "none", [pack, second], ApplyOptions(signed_by=keys.public))
     assert "b.skp.sig" in found.where
+
+
+def test_without_the_extra_nothing_is_signed(pack, keys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "model_signing", None)  # as Python has it for what cannot be imported
+    assert "model_signing is not installed" in refused("unsupported.operation", sign, pack, keys.private).message
 
 
 def test_without_the_extra_the_error_names_the_command_that_installs_it(pack, keys):

@@ -87,6 +87,21 @@ def test_refuses_heads_with(heads: dict[str, bytes]) -> None:
     refused("payload.layout", parse, heads)
 
 
+@pytest.mark.parametrize(
+    ("what", "place", "message"),
+    [
+        ("a tensor twice", "layout z.safetensors", "tensor 'a' is there twice"),
+        ("a tensor more", "layout z.safetensors", "tensor 'c' is no tensor of the result, or has another kind"),
+        ("no JSON", "layout x.safetensors", "is not valid JSON"),
+        ("metadata that is no text", "layout x.safetensors", "__metadata__: must map strings to strings"),
+    ],
+)
+def test_a_refusal_says_where_and_what(what: str, place: str, message: str) -> None:
+    found = refused("payload.layout", parse, WRONG[what])
+    assert found.where == place
+    assert found.message.startswith(message)
+
+
 INDICES: dict[str, bytes] = {
     "no JSON": b"",
     "a list": b"[]",

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,8 +168,23 @@ def test_refuses_to_close_before_every_tensor_is_written(tmp_path: Path) -> None
 
 
 def test_a_block_that_raises_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "a", [ONE], {}):
+    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "a", [ONE], {}) as writer:
         raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    assert writer.file.closed
+    assert writer.read_back.fileno() < 0  # closed too
+
+
+def test_a_file_that_cannot_be_read_back_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_open = os.open
+
+    def refuse_reading(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if Path(path) == tmp_path / "a" and flags & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse_reading)
+    assert refusal(tmp_path / "a", [ONE]) == "input.failed"
     assert os.listdir(tmp_path) == []
 
 
@@ -351,9 +367,46 @@ def test_a_file_of_the_same_layout_is_copied_whole(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_bytes() == (tmp_path / "source").read_bytes()
 
 
-def test_a_file_of_another_layout_is_not_copied(tmp_path: Path) -> None:
-    (tmp_path / "source").write_bytes(finished(tmp_path / "a"))
+@pytest.mark.parametrize(
+    ("metadata", "left", "right"),
+    [({"by": "you"}, 0, 0), ({"by": "it"}, 0, 0), ({"by": "me"}, 1, 0), ({"by": "me"}, 0, 1)],
+    ids=["another size", "another head", "a byte less", "a byte more"],
+)
+def test_a_file_of_another_layout_is_not_copied(
+    tmp_path: Path, metadata: dict[str, str], left: int, right: int
+) -> None:
+    with ShardWriter(tmp_path / "source", THREE, metadata) as writer:
+        for name, data in DATA.items():
+            writer.write(name, data)
+    blob = (tmp_path / "source").read_bytes()
+    (tmp_path / "source").write_bytes(blob[: len(blob) - left] + bytes(right))
     with SourceFile(tmp_path / "source") as source, ShardWriter(tmp_path / "b", THREE, {"by": "me"}) as writer:
         assert not writer.copy_whole(source)
         for name, data in DATA.items():
             writer.write(name, data)
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_a_file_whose_head_changes_while_it_is_copied_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_kernel: bool
+) -> None:
+    (tmp_path / "source").write_bytes(finished(tmp_path / "a"))
+    if not by_kernel:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    read = os.preadv
+
+    def read_and_change(*arguments: Any) -> int:
+        count = read(*arguments)
+        with (tmp_path / "source").open("r+b") as file:
+            file.write(b"\xff")
+        return count
+
+    with (
+        pytest.raises(SkillPackError) as caught,
+        SourceFile(tmp_path / "source") as source,
+        ShardWriter(tmp_path / "b", THREE, {}) as writer,
+    ):
+        monkeypatch.setattr(os, "preadv", read_and_change)
+        writer.copy_whole(source)
+    assert caught.value.code == "integrity.source-changed"
+    assert not (tmp_path / "b").exists()

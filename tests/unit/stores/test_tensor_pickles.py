@@ -18,6 +18,9 @@ from skillpack_format.stores.tensor_pickles import _STEPS, Storage, View, read_p
 
 ORDERED = glob("collections", "OrderedDict") + b")R"
 HEAD = b"\x80\x02"
+ARGUMENTS = (Raw(storage("F32", "0", 1)), 0, (1,), (1,), False, Raw(ORDERED))
+ONE = tensor(Stored("F32", "0", 1, (1,)))
+DEEPEST = DEFAULT_LIMITS.header_depth
 BOUNDED = Limits(header_nodes=10_000)
 
 
@@ -54,6 +57,17 @@ def test_plain_data_comes_out_as_it_went_in(value: Any) -> None:
 def test_a_tensor_is_a_view_of_a_storage() -> None:
     found = read(program({"w": Stored("BF16", "7", 12, (2, 3), (1, 2), 4)}))
     assert found == {"w": View(Storage(DTYPES["BF16"], "7", 12), 4, (2, 3), (1, 2))}
+
+
+@pytest.mark.parametrize("value", [0, (1 << 63) - 1, 1 - (1 << 63), 255, -1])
+def test_integers_of_64_bits_are_read(value: int) -> None:
+    assert read(program(value)) == value
+
+
+def test_sizes_of_nothing_and_the_most_dimensions_are_read() -> None:
+    shape = (0,) + (1,) * (DEFAULT_LIMITS.tensor_rank - 1)
+    found = read(program(Stored("F32", "0", 0, shape, (0,) * len(shape))))
+    assert found == View(Storage(DTYPES["F32"], "0", 0), 0, shape, (0,) * len(shape))
 
 
 def test_a_parameter_is_its_tensor() -> None:
@@ -130,10 +144,17 @@ def test_a_call_is_never_made(tmp_path: Path) -> None:
         glob("torch._utils", "_rebuild_parameter") + push((1, 2, 3)) + b"R",
         glob("torch._utils", "_rebuild_tensor_v2") + push(()) + b"R",
         glob("torch._utils", "_rebuild_tensor_v2") + push((1, 2, 3, 4, 5, 6)) + b"R",
+        glob("torch._utils", "_rebuild_tensor_v2")
+        + push((1, 0, (1,), (1,), False, Raw(ORDERED)))
+        + b"R",  # of a number
+        glob("torch._utils", "_rebuild_tensor_v2") + push(list(ARGUMENTS)) + b"R",  # a list of arguments
+        glob("torch._utils", "_rebuild_parameter") + push((Raw(ONE), True)) + b"R",
+        glob("torch", "FloatStorage") + push((Raw(ONE), True, Raw(ORDERED))) + b"R",  # what a parameter is made of
     ],
 )
 def test_calls_and_states_that_torch_does_not_write_are_refused(code: bytes) -> None:
     refused("checkpoint.pickle", read, HEAD + code + STOP)
+    refused("checkpoint.pickle", read, HEAD + b"N" + code + STOP)  # nor is what lies below taken in its place
 
 
 @pytest.mark.parametrize(
@@ -148,6 +169,7 @@ def test_calls_and_states_that_torch_does_not_write_are_refused(code: bytes) -> 
         ("storage", Raw(glob("torch", "FloatStorage")), "0", "cpu", -1),
         ("storage", Raw(glob("torch", "FloatStorage")), "0", "cpu", True),
         ("storage", Raw(glob("torch", "FloatStorage")), "0", "cpu", 1, 2),
+        ["storage", Raw(glob("torch", "FloatStorage")), "0", "cpu", 1],
     ],
 )
 def test_persistent_ids_that_are_no_storages_are_refused(persistent: Any) -> None:
@@ -162,6 +184,7 @@ def test_persistent_ids_that_are_no_storages_are_refused(persistent: Any) -> Non
         (0, (1,), (-1,)),
         (0, (1, 1), (1,)),
         (0, [1], (1,)),
+        (0, (1,), [1]),
         (0, (1.0,), (1,)),
         (0, (True,), (1,)),
         (None, (1,), (1,)),
@@ -197,11 +220,21 @@ def test_containers_that_hold_themselves_are_refused(code: bytes) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [b")" + b"\x85" * 100_000, b"]" * 100_000 + b"a" * 99_999, push("x") + b"\x85" * 9],
-    ids=["tuples", "lists", "one-too-deep"],
+    [
+        b")" + b"\x85" * 100_000,
+        b"]" * 100_000 + b"a" * 99_999,
+        push("x") + b"\x85" * (DEEPEST + 1),
+        b"]" * (DEEPEST + 1) + b"a" * DEEPEST,
+    ],
+    ids=["tuples", "lists", "one tuple too many", "one list too many"],
 )
 def test_depth_is_limited(code: bytes) -> None:
     refused("limit.exceeded", read, HEAD + code + STOP)
+
+
+@pytest.mark.parametrize("code", [push("x") + b"\x85" * DEEPEST, b"]" * DEEPEST + b"a" * (DEEPEST - 1)])
+def test_what_is_as_deep_as_it_may_be_is_read(code: bytes) -> None:
+    assert depth(read(HEAD + code + STOP)) == DEEPEST
 
 
 def test_doubling_tuples_take_no_memory_and_stop_at_the_depth_limit() -> None:
@@ -211,6 +244,11 @@ def test_doubling_tuples_take_no_memory_and_stop_at_the_depth_limit() -> None:
 
 def test_the_number_of_opcodes_is_limited() -> None:
     refused("limit.exceeded", read_pickle, HEAD + b"N" * 20_000 + STOP, BOUNDED)
+
+
+def test_as_many_opcodes_as_there_may_be_are_read() -> None:
+    assert read_pickle(HEAD + b"N" + STOP, Limits(header_nodes=3)) is None
+    refused("limit.exceeded", read_pickle, HEAD + b"N" + STOP, Limits(header_nodes=2))
 
 
 def test_more_dimensions_than_a_pack_can_hold_are_refused() -> None:
@@ -238,6 +276,11 @@ def test_more_dimensions_than_a_pack_can_hold_are_refused() -> None:
         HEAD + b"h\x00.",
         HEAD + b"q\x00.",
         HEAD + b"(q\x00.",
+        HEAD + b"(q\x00t.",  # a mark that is remembered
+        HEAD + b"(Na.",  # a mark that is added to
+        HEAD + b"NNa.",
+        HEAD + b"NNNs.",
+        HEAD + b"NX\x01\x00\x00\x00\xff.",
         HEAD + b"cno-newline",
         HEAD + b"c" + b"a" * 1000 + b"\nb\n.",
         b"\x80\x05N.",
@@ -246,6 +289,10 @@ def test_more_dimensions_than_a_pack_can_hold_are_refused() -> None:
 )
 def test_a_malformed_pickle_is_refused(raw: bytes) -> None:
     refused("checkpoint.pickle", read, raw)
+
+
+def test_a_name_without_an_end_is_refused_where_it_stands() -> None:
+    refused("checkpoint.pickle", read_pickle, HEAD + b"ctorch\nFloatStorage" + STOP, BOUNDED)
 
 
 def test_a_key_that_comes_twice_is_refused() -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch_files import Raw, Stored, archive, glob, program, push, saved
 
+from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.stores.torch_archives import TorchArchive, open_archive
 
 SIX = np.arange(6, dtype="<f4")
@@ -22,10 +23,10 @@ SIX = np.arange(6, dtype="<f4")
 def opened(tmp_path: Path) -> Callable[[bytes], dict[str, bytes]]:
     """Every tensor of an archive of these bytes."""
 
-    def read(raw: bytes) -> dict[str, bytes]:
+    def read(raw: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, bytes]:
         path = tmp_path / "x.pt"
         path.write_bytes(raw)
-        with open_archive(path) as found:
+        with open_archive(path, limits) as found:
             return {name: bytes(found.read(name)) for name in found.specs}
 
     return read
@@ -129,7 +130,16 @@ def test_a_record_is_proved_before_its_tensor_is_given_out(opened) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [[1, 2], "text", None, {"w": 1}, {"a": {"w": Stored("F32", "0", 6, (6,))}}, {1: None}]
+    "value",
+    [
+        [1, 2],
+        "text",
+        None,
+        {"w": 1},
+        {"a": {"w": Stored("F32", "0", 6, (6,))}},
+        {1: None},
+        {1: Stored("F32", "0", 6, (6,))},
+    ],
 )
 def test_what_is_no_dictionary_of_tensors_is_refused(opened, value: Any) -> None:
     refused("unsupported.checkpoint", opened, archive(program(value), {"0": SIX.tobytes()}))
@@ -173,14 +183,30 @@ def test_records_of_two_folders_are_refused(opened) -> None:
 def test_another_byte_order_is_refused(opened) -> None:
     good = archive(program({}))
     assert opened(good) == {}
-    at = good.index(b"little")
-    swapped = good[:at] + b"sleigh" + good[at + 6 :]
-    refused("unsupported.checkpoint", opened, swapped)
+    for order in (b"big", b"sleigh", b"littleendian", b""):
+        refused("unsupported.checkpoint", opened, archive(program({}), byteorder=order))
+
+
+def test_a_file_of_an_older_release_says_no_byte_order(opened) -> None:
+    assert opened(archive(program({"w": Stored("F32", "0", 6, (6,))}), {"0": SIX.tobytes()}, byteorder=None))
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\x1b[31m", "\u202eevil"])
 def test_names_that_no_pack_can_hold_are_refused(opened, name: str) -> None:
     refused("checkpoint.name", opened, archive(program({name: Stored("F32", "0", 6, (6,))}), {"0": SIX.tobytes()}))
+
+
+def test_the_size_of_the_pickle_is_limited(opened) -> None:
+    pickle = program({"w" * 500: Stored("F32", "0", 6, (6,))})  # longer than the directory of the archive
+    raw = archive(pickle, {"0": SIX.tobytes()})
+    assert len(opened(raw, Limits(checkpoint_header_bytes=len(pickle)))) == 1
+    refused("limit.exceeded", opened, raw, Limits(checkpoint_header_bytes=len(pickle) - 1))
+
+
+def test_the_number_of_tensors_is_limited(opened) -> None:
+    raw = archive(program({name: Stored("F32", "0", 6, (6,)) for name in "ab"}), {"0": SIX.tobytes()})
+    assert len(opened(raw, Limits(tensors=2))) == 2
+    refused("limit.exceeded", opened, raw, Limits(tensors=1))
 
 
 def test_an_attack_is_refused_by_the_function_it_wanted(opened, tmp_path: Path) -> None:
