@@ -304,6 +304,8 @@ def mutate_component(data: bytes, random: Random) -> bytes:
         return mutate_document(data, random)
     try:
         dtype, shape, params, content = msgpack.unpackb(data, strict_map_key=False)
+        if not isinstance(content, bytes):  # an integer would be taken for a length
+            return mutate_bytes(data, random)
         if kind < 0.4:
             params = change_plain(params, random)
         elif kind < 0.5:
