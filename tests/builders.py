@@ -8,9 +8,11 @@ valid one with one named change, and every digest that the change would break is
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -88,6 +90,27 @@ def refused(code: str, call: Callable[..., Any], *args: Any, **named: Any) -> Sk
     assert found is not None, f"not refused, {code} was expected"
     assert found.code == code, f"refused as {found.code}, not {code}: {found}"
     return found
+
+
+@contextmanager
+def refusing(code: str) -> Iterator[None]:
+    """A block that must raise a SkillPackError with this code."""
+    found = None
+    try:
+        yield
+    except SkillPackError as caught:
+        found = caught
+    assert found is not None, f"not refused, {code} was expected"
+    assert found.code == code, f"refused as {found.code}, not {code}: {found}"
+
+
+def failing(number: int) -> Callable[..., Any]:
+    """A system call that fails with this errno."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 # ------------------------------------------------------------------------------------------------------- cases

@@ -8,12 +8,11 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from builders import failing, refusing
 
 from skillpack_format.durable import RunInterruptedError, atomic_file, atomic_folder, atomic_path
 from skillpack_format.errors import SkillPackError
@@ -21,24 +20,10 @@ from skillpack_format.locks import beside
 from skillpack_format.output_files import OutputFile
 
 
-@contextmanager
-def refused(code: str) -> Iterator[None]:
-    with pytest.raises(SkillPackError) as caught:
-        yield
-    assert caught.value.code == code
-
-
 @pytest.fixture(autouse=True)
 def nothing_partial_left(tmp_path: Path) -> Iterator[None]:
     yield
     assert [path for path in tmp_path.rglob("*") if ".skillpack-" in path.name] == []
-
-
-def failing(number: int) -> Callable[..., Any]:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 @pytest.fixture(params=["renameat2", "no renameat2", "file system without flags"])
@@ -98,14 +83,14 @@ def test_overwrite_is_content_with_an_absent_file(tmp_path: Path) -> None:
 
 def test_refuses_to_replace_a_file_unasked(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
-    with refused("output.exists"), atomic_file(tmp_path / "out", overwrite=False):
+    with refusing("output.exists"), atomic_file(tmp_path / "out", overwrite=False):
         pass
     assert (tmp_path / "out").read_bytes() == b"old"
 
 
 @pytest.mark.usefixtures("every_system")
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
-    with refused("output.exists"), atomic_file(tmp_path / "out", overwrite=False) as file:
+    with refusing("output.exists"), atomic_file(tmp_path / "out", overwrite=False) as file:
         file.write(b"new")
         (tmp_path / "out").write_bytes(b"of another process")
     assert (tmp_path / "out").read_bytes() == b"of another process"
@@ -156,24 +141,24 @@ def test_only_a_regular_file_is_replaced(tmp_path: Path, kind: str) -> None:
     else:
         (tmp_path / "out").mkdir()
     before = (tmp_path / "out").lstat()
-    with refused("output.exists"), atomic_file(tmp_path / "out", overwrite=True):
+    with refusing("output.exists"), atomic_file(tmp_path / "out", overwrite=True):
         pass
     assert (tmp_path / "out").lstat() == before
 
 
 def test_refuses_a_missing_parent_folder(tmp_path: Path) -> None:
-    with refused("output.failed"), atomic_file(tmp_path / "none" / "out", overwrite=False):
+    with refusing("output.failed"), atomic_file(tmp_path / "none" / "out", overwrite=False):
         pass
 
 
 @pytest.mark.parametrize("path", ["", "/", "a/..", "a\0"])
 def test_refuses_a_path_that_names_nothing(path: str) -> None:
-    with refused("output.failed"), atomic_file(Path(path), overwrite=True):
+    with refusing("output.failed"), atomic_file(Path(path), overwrite=True):
         pass
 
 
 def test_refuses_a_name_that_is_too_long(tmp_path: Path) -> None:
-    with refused("output.failed"), atomic_file(tmp_path / ("x" * 256), overwrite=False):
+    with refusing("output.failed"), atomic_file(tmp_path / ("x" * 256), overwrite=False):
         pass
 
 
@@ -207,7 +192,7 @@ def test_a_failed_fsync_is_final(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.EIO, "I/O error")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with refused("output.failed"), atomic_file(tmp_path / "out", overwrite=True) as file:
+    with refusing("output.failed"), atomic_file(tmp_path / "out", overwrite=True) as file:
         file.write(b"new")
     assert len(calls) == 1
     assert (tmp_path / "out").read_bytes() == b"old"
@@ -227,7 +212,7 @@ def test_a_full_disk_is_named_with_the_path_wanted(
 def test_a_failed_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").write_bytes(b"old")
     monkeypatch.setattr(os, "replace", failing(errno.EACCES))
-    with refused("output.failed"), atomic_file(tmp_path / "out", overwrite=True) as file:
+    with refusing("output.failed"), atomic_file(tmp_path / "out", overwrite=True) as file:
         file.write(b"new")
     assert (tmp_path / "out").read_bytes() == b"old"
 
@@ -305,7 +290,7 @@ def test_atomic_path_publishes_what_a_writer_made(tmp_path: Path) -> None:
 
 
 def test_atomic_path_refuses_a_writer_that_removed_its_file(tmp_path: Path) -> None:
-    with refused("output.failed"), atomic_path(tmp_path / "out", overwrite=False) as partial:
+    with refusing("output.failed"), atomic_path(tmp_path / "out", overwrite=False) as partial:
         partial.unlink()
 
 
@@ -381,10 +366,10 @@ def test_a_folder_is_gone_on_with_file_by_file(tmp_path: Path) -> None:
 def test_a_file_that_is_written_on_must_be_its_own(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"precious")
     os.link(tmp_path / "a", tmp_path / "b")
-    with refused("output.failed"):
+    with refusing("output.failed"):
         OutputFile(tmp_path / "b", resume=True)
     (tmp_path / "c").symlink_to("a")
-    with refused("output.failed"):
+    with refusing("output.failed"):
         OutputFile(tmp_path / "c", resume=True)
     assert (tmp_path / "a").read_bytes() == b"precious"
 
@@ -402,7 +387,7 @@ def test_an_exchange_by_renames_that_was_stopped_is_undone(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     fill(tmp_path / "out", "old")
     (tmp_path / "out").rename(beside(tmp_path / "out", "old"))
-    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=False):
+    with refusing("output.exists"), atomic_folder(tmp_path / "out", overwrite=False):
         pass
     assert content(tmp_path / "out") == {"sub/a": "old", "b": "old"}
 
@@ -439,13 +424,13 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_refuses_to_replace_a_folder_unasked(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=False):
+    with refusing("output.exists"), atomic_folder(tmp_path / "out", overwrite=False):
         pass
 
 
 @pytest.mark.usefixtures("every_system")
 def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
-    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=True) as partial:
+    with refusing("output.exists"), atomic_folder(tmp_path / "out", overwrite=True) as partial:
         fill(partial, "new")
         (tmp_path / "out").mkdir()
     assert content(tmp_path / "out") == {}
@@ -465,7 +450,7 @@ def test_a_block_that_raises_leaves_the_old_folder(tmp_path: Path, failure: type
 def test_a_link_to_a_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "out").symlink_to("real")
-    with refused("output.exists"), atomic_folder(tmp_path / "out", overwrite=True):
+    with refusing("output.exists"), atomic_folder(tmp_path / "out", overwrite=True):
         pass
 
 
@@ -486,19 +471,19 @@ def test_everything_in_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_failed_sync_in_a_folder_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
-    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=False) as partial:
+    with refusing("output.failed"), atomic_folder(tmp_path / "out", overwrite=False) as partial:
         fill(partial, "new")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_partial_folder_that_vanished_is_an_error(tmp_path: Path) -> None:
-    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=False) as partial:
+    with refusing("output.failed"), atomic_folder(tmp_path / "out", overwrite=False) as partial:
         partial.rmdir()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "mkdir", failing(errno.EROFS))
-    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=False):
+    with refusing("output.failed"), atomic_folder(tmp_path / "out", overwrite=False):
         pass
 
 
@@ -514,6 +499,6 @@ def test_without_exchange_a_failed_rename_is_undone(tmp_path: Path, monkeypatch:
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", second_fails)
-    with refused("output.failed"), atomic_folder(tmp_path / "out", overwrite=True) as partial:
+    with refusing("output.failed"), atomic_folder(tmp_path / "out", overwrite=True) as partial:
         fill(partial, "new")
     assert content(tmp_path / "out") == {"sub/a": "old", "b": "old"}

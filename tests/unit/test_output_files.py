@@ -3,36 +3,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from builders import failing, refusing
 
 from skillpack_format.durable import atomic_file
-from skillpack_format.errors import SkillPackError
 from skillpack_format.output_files import OutputFile, copy_file, new_file, write_exact
-
-
-@contextmanager
-def refused(code: str) -> Iterator[None]:
-    with pytest.raises(SkillPackError) as caught:
-        yield
-    assert caught.value.code == code
 
 
 @pytest.fixture(autouse=True)
 def nothing_partial_left(tmp_path: Path) -> Iterator[None]:
     yield
     assert [path for path in tmp_path.rglob("*") if ".skillpack-" in path.name] == []
-
-
-def failing(number: int) -> Callable[..., Any]:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,12 +29,12 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_write_that_takes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "write", lambda fd, data: 0)
-    with refused("output.failed"), new_file(tmp_path / "out") as file:
+    with refusing("output.failed"), new_file(tmp_path / "out") as file:
         file.write(b"x")
 
 
 def test_a_full_device_is_out_of_space() -> None:
-    with open("/dev/full", "wb", buffering=0) as full, refused("output.space"):
+    with open("/dev/full", "wb", buffering=0) as full, refusing("output.space"):
         write_exact(full.fileno(), b"x")
 
 
@@ -64,7 +48,7 @@ def test_bytes_of_any_buffer_are_written(tmp_path: Path) -> None:
 
 def test_a_new_file_never_takes_an_existing_path(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("elsewhere")
-    with refused("output.exists"):
+    with refusing("output.exists"):
         OutputFile(tmp_path / "out")
     assert not (tmp_path / "elsewhere").exists()
 
@@ -88,7 +72,7 @@ def test_a_copy_of_a_link_is_a_file(tmp_path: Path) -> None:
 def test_refuses_to_copy_over_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "b").write_bytes(b"b")
-    with refused("output.exists"):
+    with refusing("output.exists"):
         copy_file(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"b"
 
@@ -97,6 +81,6 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "a").write_bytes(b"a")
     monkeypatch.delattr(os, "copy_file_range", raising=False)  # where the kernel copies, nothing is read
     monkeypatch.setattr(os, "preadv", failing(errno.EIO))
-    with refused("input.failed"):
+    with refusing("input.failed"):
         copy_file(tmp_path / "a", tmp_path / "b")
     assert not (tmp_path / "b").exists()

@@ -3,22 +3,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from builders import refusing
 
 from skillpack_format.errors import SkillPackError
 from skillpack_format.locks import beside
 from skillpack_format.output_paths import require_absent, require_not_input, require_space
-
-
-@contextmanager
-def refused(code: str) -> Iterator[None]:
-    with pytest.raises(SkillPackError) as caught:
-        yield
-    assert caught.value.code == code
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +29,7 @@ def test_anything_at_a_path_exists(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     else:
         path.symlink_to("nowhere")
-    with refused("output.exists"):
+    with refusing("output.exists"):
         require_absent(path)
     require_absent(path, overwrite=True)
 
@@ -70,7 +63,7 @@ def test_what_a_stopped_run_left_counts_as_free(tmp_path: Path, monkeypatch: pyt
     free_bytes(monkeypatch, 4096)
     require_space(tmp_path / "out", [100_000])
     os.link(left, tmp_path / "b")  # now removing it would give nothing back
-    with refused("output.space"):
+    with refusing("output.space"):
         require_space(tmp_path / "out", [100_000])
     shutil.rmtree(left.parent)
 
@@ -82,7 +75,7 @@ def test_missing_space_is_told_in_numbers(tmp_path: Path) -> None:
 
 
 def test_refuses_to_measure_a_missing_folder(tmp_path: Path) -> None:
-    with refused("output.failed"):
+    with refusing("output.failed"):
         require_space(tmp_path / "none" / "out", [1])
 
 
@@ -94,18 +87,18 @@ def test_refuses_an_output_that_is_an_input_or_in_one(tmp_path: Path, output: st
     (tmp_path / "link").symlink_to("base/a")
     (tmp_path / "linked").symlink_to("base")
     os.link(tmp_path / "base" / "a", tmp_path / "hard")
-    with refused("output.alias"):
+    with refusing("output.alias"):
         require_not_input(tmp_path / output, [tmp_path / "base", tmp_path / "base" / "a"])
 
 
 def test_refuses_an_output_that_holds_an_input(tmp_path: Path) -> None:
     (tmp_path / "out" / "base").mkdir(parents=True)
-    with refused("output.alias"):
+    with refusing("output.alias"):
         require_not_input(tmp_path / "out", [tmp_path / "out" / "base"])
 
 
 def test_refuses_an_input_that_is_the_output_to_come(tmp_path: Path) -> None:
-    with refused("output.alias"):
+    with refusing("output.alias"):
         require_not_input(tmp_path / "out", [tmp_path / "." / "out"])
 
 
@@ -117,14 +110,14 @@ def test_refuses_an_output_that_a_link_in_an_input_leads_to(tmp_path: Path) -> N
     (tmp_path / "base" / "a").symlink_to("../blob")
     (tmp_path / "base" / "b").symlink_to("../store/b")
     for output in ("blob", "store"):
-        with refused("output.alias"):
+        with refusing("output.alias"):
             require_not_input(tmp_path / output, [tmp_path / "base"])
 
 
 @pytest.mark.parametrize("what", ["partial", "journal", "lock"])
 def test_refuses_an_output_whose_working_names_are_an_input(tmp_path: Path, what: str) -> None:
     beside(tmp_path / "out", what).write_bytes(b"x")
-    with refused("output.alias"):
+    with refusing("output.alias"):
         require_not_input(tmp_path / "out", [beside(tmp_path / "out", what)])
     beside(tmp_path / "out", what).unlink()
 
