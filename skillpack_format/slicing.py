@@ -99,7 +99,7 @@ def reach(step: float, cosine: float) -> float:
 
 def decomposed(delta: NDArray[Any], reach: float = 0.0) -> Decomposed:
     """``delta``: (m, n) finite float32. The costly half of coding a matrix; the same for all steps down to a reach."""
-    energy = _row_energy(delta)
+    energy = np.einsum("mn,mn->m", delta, delta, dtype=np.float64)
     typical = _typical(energy, delta.shape[1])
     longer = max(np.count_nonzero(energy), np.count_nonzero(delta.any(axis=0)))
     u, s, vt = linalg.svd(delta, reach * typical * math.sqrt(longer))
@@ -130,24 +130,14 @@ def sliced(matrix: Decomposed, *, step: float, cosine: float, dead_zone: float =
     return Sliced(tuple(found), matrix.energy, min(kept, matrix.energy), noise + max(0.0, matrix.energy - kept))
 
 
-def typical_entry(delta: NDArray[Any]) -> float:
-    """The root mean square of an entry, every row weighted by its energy. ``delta``: (m, n).
+def _typical(energy: Values, cols: int) -> float:
+    """The root mean square of an entry, every row weighted by its energy (m,).
 
     For a dense delta this is close to the plain root mean square. In an embedding only the rows of tokens that were
     seen have changed, and the step must suit those rows, however many others there are.
     """
-    return _typical(_row_energy(delta), delta.shape[1])
-
-
-def _typical(energy: Values, cols: int) -> float:
     total = float(energy.sum())
     return float(np.sqrt(float(energy @ energy) / total / cols)) if total else 0.0
-
-
-def _row_energy(delta: NDArray[Any]) -> Values:
-    """(m, n) to (m,)."""
-    energy: Values = np.einsum("mn,mn->m", delta, delta, dtype=np.float64)
-    return energy
 
 
 def _require_settings(step: float, cosine: float, dead_zone: float) -> None:

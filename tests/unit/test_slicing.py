@@ -12,7 +12,7 @@ from skillpack_format import linalg
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, SMALLEST_SCALE
 from skillpack_format.bits import bits_needed
 from skillpack_format.errors import UsageError
-from skillpack_format.slicing import DEAD_ZONE, Slice, decomposed, sliced, typical_entry
+from skillpack_format.slicing import DEAD_ZONE, Slice, decomposed, sliced
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (48, 48), (200, 24), (24, 200)]
 
@@ -123,7 +123,7 @@ def test_untouched_rows_get_no_codes_and_do_not_move_the_step() -> None:
     touched = decaying((30, 20))
     delta = np.zeros((300, 20), np.float32)
     delta[::10] = touched
-    assert typical_entry(delta) == pytest.approx(typical_entry(touched))
+    assert decomposed(delta).typical == pytest.approx(decomposed(touched).typical)
     expected = restored(slices(touched, step=1.0, cosine=0.5), touched.shape)
     actual = restored(slices(delta, step=1.0, cosine=0.5), delta.shape)
     assert not np.delete(actual, np.s_[::10], axis=0).any()
@@ -136,7 +136,7 @@ def test_a_component_too_large_to_code_leaves_the_others_their_step() -> None:
     delta[:32, :32] = block
     strongest = float(linalg.svd(block)[1][0])
     delta[40, 40] = 1.2 * strongest  # the same octave, all in one entry
-    found = slices(delta, step=strongest / 200 / typical_entry(delta), cosine=0.5)
+    found = slices(delta, step=strongest / 200 / decomposed(delta).typical, cosine=0.5)
     lonely = [each for each in found if each.u.shape[0] == 1 and each.u[0, 40] == 127]
     assert len(lonely) == 1
     restored_block = restored(found, delta.shape)[:32, :32]
