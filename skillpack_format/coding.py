@@ -5,6 +5,7 @@ What the components make is made here too, by the reader's own rule, so that the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -20,13 +21,16 @@ from skillpack_format.digest import Bytes, TensorIdentity, TensorKind, sha256_of
 from skillpack_format.dtypes import Array, bits_to_float64, dtype_named, numel
 from skillpack_format.encoders import Pair
 from skillpack_format.encodings._base import Encoded
+from skillpack_format.errors import SkillPackError
 from skillpack_format.making import Change, make, start_of
 from skillpack_format.manifest import Component, Entry
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices, Treatment, Unchanged
 from skillpack_format.slicing import reach
 
-CHUNK_BYTES: Final = 1 << 16  # small enough for a slice to read little more than it needs, large enough for zstd
 FAR_LARGER: Final = 0.5  # one over: times by which a sample must say that an exact code is larger to be believed
+WIDE: Final = 4.0  # bits of an exact code for each element above which some low rank may pay for itself
+LEAST_NOISE: Final = 1e-9
+REFINED: Final = tuple(Slices(step, 0.3) for step in (11.0, 8.0, 5.6, 4.0, 2.8, 2.0, 1.4, 1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,7 @@ class Job:
     tuned: Bytes
     treatment: Treatment
     codec: str
+    chunk_bytes: int
     bench: Bench
     is_head: bool = False  # an embedding that is the head too: a tied one
 
@@ -81,7 +86,7 @@ def code(job: Job) -> Coded:
 
 def coded(job: Job, pair: Pair, candidate: Candidate) -> Coded:
     """The tensor as ``candidate`` codes it, made again to learn what a reader gets."""
-    contents = stored(pair, candidate, job.codec, thorough=True)
+    contents = stored(pair, candidate, job, thorough=True)
     made = made_of(pair, candidate.encoded, job.bench)
     stats, error = stats_of(pair, made)
     result = TensorIdentity(job.new.kind, sha256_of(made))
@@ -146,14 +151,49 @@ def lossy_candidates(pair: Pair, coding: Treatment) -> list[Candidate]:
     return []
 
 
+def refined_candidate(pair: Pair, nbytes: float, job: Job) -> Candidate | None:
+    """Low rank, and the exact difference of what that leaves; None where it promises nothing.
+
+    ``nbytes``: of the exact code alone. It spends some bits on every element that changes; low rank that makes the
+    change smaller by a factor saves the factor's logarithm, as long as changes are many steps of what they change.
+    """
+    is_whole = pair.old_items == pair.wanted.size  # new rows are replaced, and only one component can rewrite
+    if nbytes * 8 < WIDE * pair.wanted.size or not is_whole or not encoders.is_lossy_possible(pair):
+        return None
+    changed = int(np.count_nonzero(pair.converted != pair.wanted))
+    best: tuple[float, tuple[Encoded, ...]] = (nbytes, ())
+    try:
+        matrices = encoders.decomposed(pair, reach(REFINED[-1].step, REFINED[-1].cosine))
+        for coding in REFINED:
+            part = encoders.sliced(pair, matrices, coding)
+            saved = changed / 16 * -math.log2(max(part.noise, LEAST_NOISE))  # bytes: noise is a square
+            promised = nbytes - saved + quick_nbytes(pair, sliced_candidate(part), job)
+            best = min(best, (promised, part.encoded), key=lambda found: found[0])
+        made = made_of(pair, best[1], job.bench) if best[1] else None
+    except SkillPackError:  # NaN or infinity, now or once low rank is added: the difference alone can do that
+        return None
+    return None if made is None else Candidate((*best[1], encoders.difference(pair, made)))
+
+
 def sliced_candidate(found: encoders.SlicedPair) -> Candidate:
     spectrum = (*found.spectrum, 0.0, 0.0, 0.0, 0.0)[:4]
     return Candidate(found.encoded, {"energy": _float32(found.energy), "spectrum": b"".join(map(_float32, spectrum))})
 
 
-def stored(pair: Pair, candidate: Candidate, codec: str, *, thorough: bool) -> tuple[StoredContent, ...]:
+class Storing(Protocol):
+    """A job: how contents are stored."""
+
+    @property
+    def codec(self) -> str: ...
+    @property
+    def chunk_bytes(self) -> int: ...
+
+
+def stored(pair: Pair, candidate: Candidate, how: Storing, *, thorough: bool) -> tuple[StoredContent, ...]:
     target = target_of(pair.kind)
-    return tuple(store_encoded(each, target, codec, CHUNK_BYTES, thorough=thorough) for each in candidate.encoded)
+    return tuple(
+        store_encoded(each, target, how.codec, how.chunk_bytes, thorough=thorough) for each in candidate.encoded
+    )
 
 
 def _cheapest(pair: Pair, job: Job) -> Candidate:
@@ -162,22 +202,25 @@ def _cheapest(pair: Pair, job: Job) -> Candidate:
     Exact codes are not made where a sample of the tensor says that they would be far larger than a lossy one.
     """
     candidates = lossy_candidates(pair, job.treatment) if pair.wanted.size else []
-    sizes = [quick_nbytes(pair, each, job.codec) for each in candidates]
-    if not sizes or min(sizes) > FAR_LARGER * exact_nbytes_about(pair, job.codec):
+    sizes = [quick_nbytes(pair, each, job) for each in candidates]
+    if not sizes or min(sizes) > FAR_LARGER * exact_nbytes_about(pair, job):
         exact = exact_candidates(pair)
-        candidates, sizes = [*exact, *candidates], [quick_nbytes(pair, each, job.codec) for each in exact] + sizes
+        candidates, sizes = [*exact, *candidates], [quick_nbytes(pair, each, job) for each in exact] + sizes
+        refined = refined_candidate(pair, min(sizes), job) if sizes else None
+        if refined is not None:
+            candidates, sizes = [*candidates, refined], [*sizes, quick_nbytes(pair, refined, job)]
     return candidates[sizes.index(min(sizes))] if candidates else Candidate(())
 
 
-def quick_nbytes(pair: Pair, candidate: Candidate, codec: str) -> int:
+def quick_nbytes(pair: Pair, candidate: Candidate, how: Storing) -> int:
     """Stored bytes of a candidate, at most: what quick compression gives."""
-    return sum(content.nbytes for content in stored(pair, candidate, codec, thorough=False))
+    return sum(content.nbytes for content in stored(pair, candidate, how, thorough=False))
 
 
-def exact_nbytes_about(pair: Pair, codec: str) -> float:
+def exact_nbytes_about(pair: Pair, how: Storing) -> float:
     """Stored bytes of the smallest exact code, told from a sample. The tensor has elements in the base."""
     part, times = encoders.sample(pair)
-    return times * min(quick_nbytes(part, each, codec) for each in exact_candidates(part))
+    return times * min(quick_nbytes(part, each, how) for each in exact_candidates(part))
 
 
 def _float32(value: float) -> bytes:

@@ -118,6 +118,11 @@ def lossless(pair: Pair) -> Iterator[Encoded]:
     yield dense.replacement(pair.wanted, target.dtype)
 
 
+def difference(pair: Pair, made: Array) -> Encoded:
+    """The exact code that makes ``wanted`` of ``made``, bit patterns of the result's dtype, a float's."""
+    return ulp.difference(made, pair.wanted, target_of(pair.kind).dtype, "exponent")
+
+
 def is_lossy_possible(pair: Pair) -> bool:
     """Whether an additive code applies: floats, a matrix, and something to add to."""
     dtype = dtype_named(pair.kind.dtype)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from skillpack_format import wire
 from skillpack_format.arithmetic import Bench
-from skillpack_format.coding import CHUNK_BYTES, Coded
+from skillpack_format.coding import Coded
 from skillpack_format.contents import StoredContent
 from skillpack_format.digest import TensorIdentity
 from skillpack_format.journal import key_of
@@ -32,6 +32,7 @@ def record_key(
     new: TensorIdentity,
     treatment: Treatment,
     codec: str,
+    chunk_bytes: int,
     bench: Bench,
 ) -> bytes:
     """The key of the work that makes a ``Coded`` of these."""
@@ -43,7 +44,7 @@ def record_key(
         new=_identity(new),
         treatment=repr(treatment),
         codec=codec,
-        chunk_bytes=CHUNK_BYTES,
+        chunk_bytes=chunk_bytes,
         bench=type(bench).__qualname__,
         libraries=[version(each) for each in LIBRARIES],
     )

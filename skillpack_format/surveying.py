@@ -297,7 +297,7 @@ def _option(
     times: float = 1.0,
 ) -> Option:
     """``candidate`` of ``pair``, which is that part of the tensor of which there are so many ``times``."""
-    contents = stored(pair, candidate, job.codec, thorough=False)
+    contents = stored(pair, candidate, job, thorough=False)
     stats: dict[str, int | bytes] = {"changed": pair.wanted.size, "spectrum": bytes(16)}
     stats |= {key: bytes(4) for key in FIGURES}
     components = [Component(e.encoding, e.params, c.sha256) for e, c in zip(candidate.encoded, contents, strict=True)]

@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 
-from skillpack_format.coding import CHUNK_BYTES
 from skillpack_format.contents import StoredContent, store
 from skillpack_format.digest import sha256
 from skillpack_format.limits import Limits
@@ -32,8 +31,8 @@ class CarriedFile:
     listed: SideFile
     data: bytes
 
-    def content(self, codec: str) -> StoredContent:
-        return store([np.frombuffer(self.data, np.uint8)], [1], codec, CHUNK_BYTES)
+    def content(self, codec: str, chunk_bytes: int) -> StoredContent:
+        return store([np.frombuffer(self.data, np.uint8)], [1], codec, chunk_bytes)
 
 
 def carried_file(name: str, data: bytes) -> CarriedFile:

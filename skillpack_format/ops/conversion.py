@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.classes import Rule, class_of, module_of
-from skillpack_format.coding import CHUNK_BYTES, Coded, Job
+from skillpack_format.coding import Coded, Job
 from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
 from skillpack_format.errors import error
@@ -137,7 +137,7 @@ def convert(
         files, warnings = side_files(before, after.side_files(), options.limits) if options.side_files else ([], [])
         if options.side_files:
             warnings += left_out(before, after)
-        with PackWriter(pack, chunk_bytes=CHUNK_BYTES, overwrite=options.overwrite, limits=options.limits) as writer:
+        with PackWriter(pack, chunk_bytes=options.recipe.chunk_bytes, overwrite=options.overwrite, limits=options.limits) as writer:
             if work.is_planned:
                 tensors, goal = _tensors(work, files, partial(_code_once, work, writer), progress), work.goal
                 if isinstance(goal, Quality):
@@ -154,7 +154,7 @@ def convert(
                 manifest = replace(manifest, layout=layout)
                 warnings += remarks
             for each in (*files, *parts):
-                writer.add(each.content(options.codec))
+                writer.add(each.content(options.codec, options.recipe.chunk_bytes))
             before.require_unchanged()
             after.require_unchanged()
             pack_bytes = writer.seal(manifest)
@@ -228,6 +228,7 @@ class _Work:
             tuned=tuned,
             treatment=self.treatment(name),
             codec=self.options.codec,
+            chunk_bytes=self.options.recipe.chunk_bytes,
             bench=self.options.bench,
             is_head=self.is_tied and is_table_of_tokens(name),
         )
@@ -281,7 +282,7 @@ def _tensors(
     """What gets components, for a plan, and what the rest of the pack takes."""
     rest = [work.code(name, Lossless()) for name in work.names if name not in set(work.coded)]
     frame = manifest_of(work.old, (each.entry for each in rest), files, work.options.metadata).to_bytes()
-    contents = [each.content(work.options.codec) for each in files]
+    contents = [each.content(work.options.codec, work.options.recipe.chunk_bytes) for each in files]
     table = sum(SEGMENT_BYTES + len(each.table) + align(each.nbytes) for each in contents)
     return Tensors(
         names=work.coded,
@@ -337,6 +338,7 @@ def _key(name: str, treatment: Treatment, work: _Work) -> bytes:
         new=work.new[name],
         treatment=treatment,
         codec=work.options.codec,
+        chunk_bytes=work.options.recipe.chunk_bytes,
         bench=work.options.bench,
     )
 

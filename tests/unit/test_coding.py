@@ -7,9 +7,9 @@ import pytest
 from builders import f32, kind, nbytes, random_bytes
 
 from skillpack_format.arithmetic import NUMPY_BENCH
-from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
+from skillpack_format.coding import Coded, Job, code
 from skillpack_format.digest import TensorIdentity, TensorKind, sha256
-from skillpack_format.recipes import Bands, Lossless, Prune, Slices, Treatment
+from skillpack_format.recipes import CHUNK_BYTES, Bands, Lossless, Prune, Slices, Treatment
 
 LOSSLESS = Lossless()
 
@@ -31,6 +31,7 @@ def coded(
         tuned=tuned,
         treatment=treatment,
         codec="zstd",
+        chunk_bytes=CHUNK_BYTES,
         bench=NUMPY_BENCH,
     )
     return code(job)
@@ -93,6 +94,54 @@ def test_an_exact_code_loses_nothing() -> None:
     assert found.entry.stats["error"] == f32(0.0)
     assert found.entry.stats["projection"] == f32(1.0)
     assert found.entry.stats["changed"] == np.count_nonzero(np.frombuffer(base, "<u4") != np.frombuffer(tuned, "<u4"))
+
+
+def strong_change(dtype: str) -> tuple[bytes, bytes]:
+    """A matrix and itself after a change of low rank and some noise, both many steps of what they change."""
+    rng = np.random.default_rng(4)
+    base = rng.standard_normal((128, 96))
+    tuned = base + rng.standard_normal((128, 2)) @ rng.standard_normal((2, 96)) / 2
+    tuned += rng.standard_normal((128, 96)) / 64
+    if dtype == "F32":
+        return base.astype("<f4").tobytes(), tuned.astype("<f4").tobytes()
+    base16, tuned16 = ((each.astype("<f4").view("<u4") >> 16).astype("<u2") for each in (base, tuned))
+    return base16.tobytes(), tuned16.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_a_strong_change_of_low_rank_is_taken_off_before_the_exact_difference(dtype: str) -> None:
+    base, tuned = strong_change(dtype)
+    what = kind(dtype, 128, 96)
+    found = coded(what, tuned, what, base)
+    assert [each.encoding for each in found.entry.components] == ["lowrank", "ulp"]
+    assert found.entry.result == TensorIdentity(what, sha256(tuned))
+    alone = coded(kind(dtype, 128 * 96), tuned, kind(dtype, 128 * 96), base)  # a vector has no rank
+    assert found.nbytes < 0.9 * alone.nbytes
+
+
+def test_nothing_of_low_rank_is_taken_off_where_the_change_has_none() -> None:
+    rng = np.random.default_rng(5)
+    base = rng.standard_normal((64, 64)).astype("<f4")
+    tuned = (base + rng.standard_normal((64, 64))).astype("<f4")
+    what = kind("F32", 64, 64)
+    assert len(coded(what, tuned.tobytes(), what, base.tobytes()).entry.components) == 1
+
+
+def test_a_value_that_is_no_number_is_coded_exactly_all_the_same() -> None:
+    base, tuned = strong_change("F32")
+    values = np.frombuffer(tuned, "<f4").copy()
+    values[7] = np.nan
+    what = kind("F32", 128, 96)
+    found = coded(what, values.tobytes(), what, base)
+    assert [each.encoding for each in found.entry.components] == ["ulp"]
+    assert found.entry.result == TensorIdentity(what, sha256(values.tobytes()))
+
+
+def test_rows_that_a_resize_adds_keep_the_exact_code_in_one_component() -> None:
+    base, tuned = strong_change("F32")
+    found = coded(kind("F32", 128, 96), tuned, kind("F32", 120, 96), base[: 120 * 96 * 4])
+    assert len(found.entry.components) == 1
+    assert found.entry.result == TensorIdentity(kind("F32", 128, 96), sha256(tuned))
 
 
 def test_a_lossy_code_that_keeps_nothing_gives_the_base() -> None:

@@ -61,6 +61,7 @@ WORK: dict[str, Any] = {
     "new": NEW,
     "treatment": Lossless(),
     "codec": "zstd",
+    "chunk_bytes": 1 << 16,
     "bench": NUMPY_BENCH,
 }
 OTHER: dict[str, Any] = {
@@ -70,6 +71,7 @@ OTHER: dict[str, Any] = {
     "new": OLD,
     "treatment": Slices(1.0, 0.5),
     "codec": "raw",
+    "chunk_bytes": 1 << 14,
 }
 
 

@@ -14,7 +14,7 @@ from skillpack_format.arithmetic import NUMPY_BENCH
 from skillpack_format.coding import Job, code
 from skillpack_format.digest import TensorIdentity, sha256
 from skillpack_format.planning import Survey
-from skillpack_format.recipes import Lossless, Planned, Priced, Prune, Slices, Unchanged
+from skillpack_format.recipes import CHUNK_BYTES, Lossless, Planned, Priced, Prune, Slices, Unchanged
 from skillpack_format.surveying import between, choose, figures, measured, survey
 
 
@@ -38,6 +38,7 @@ def job_of(
         tuned=tuned.tobytes(),
         treatment=Planned(),
         codec="zstd",
+        chunk_bytes=CHUNK_BYTES,
         bench=NUMPY_BENCH,
     )
 
@@ -87,10 +88,10 @@ def test_a_dear_byte_leaves_the_base_and_a_free_one_buys_the_exact_code() -> Non
 
 
 def test_a_large_tensor_is_told_from_a_sample_and_coded_as_a_whole() -> None:
-    job = job_of(2100, 512)
+    job = job_of(2100, 512, dtype="BF16")
     exact = survey(job, 0.0).options[0]
     assert exact.coding == Lossless()
-    assert exact.nbytes == pytest.approx(code(dataclasses.replace(job, treatment=Lossless())).nbytes, rel=0.03)
+    assert 0.94 * exact.nbytes < code(dataclasses.replace(job, treatment=Lossless())).nbytes <= exact.nbytes
     found = choose(dataclasses.replace(job, treatment=Priced(1e-3, 0.03, 0.0)))
     assert found.coded.error == 0
     assert sum(found.option.segments) == found.coded.nbytes
