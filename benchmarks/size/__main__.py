@@ -105,7 +105,9 @@ sentence embedding; for the language model KL(tuned || packed) / KL(tuned || bas
 
 Real peers: {", ".join(requirements[0] for requirements in PACKAGES.values())}, zstd, xdelta3, bsdiff. "Clean-room" is a
 version written here from the paper; its file is a safetensors header and one zstd -19 frame a tensor, which is
-kinder than what the peer's code writes. "≤" is the smallest file measured, whose error is lower than asked."""
+kinder than what the peer's code writes. GPTQ and `SkillPack --calibrate` are given the same training texts, none of
+which is held out; everything else sees weights alone. "≤" is the smallest file measured, whose error is lower than
+asked."""
 
 LOSSLESS = "Bytes; every file was undone and compared, bit by bit."
 

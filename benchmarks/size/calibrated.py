@@ -9,7 +9,6 @@ where calibrated packs are larger at an error that both reach.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import sys
@@ -20,13 +19,12 @@ from typing import Final
 
 import torch
 
-import skillpack_format as skp
 from benchmarks.results import report
-from benchmarks.size import causal, ours, pairs
+from benchmarks.size import ours, pairs
 from benchmarks.size.change import Change
 from benchmarks.size.curves import TARGETS, Point, reach
-from benchmarks.size.functions import Causal, Encoder, Function, function_of
-from skillpack_format import planning, recipes, sensitivity
+from benchmarks.size.functions import Function, function_of
+from skillpack_format import sensitivity
 
 PRICES: Final = (0.7, 0.1, 0.01, 0.002)
 CLASSES: Final = {  # as sensitivity.py tells them
@@ -37,24 +35,14 @@ CLASSES: Final = {  # as sensitivity.py tells them
 }
 
 
-def texts_of(function: Function) -> list[str]:
-    """Training text of the pair, as a user would have it."""
-    if isinstance(function, Encoder):
-        return function.train
-    assert isinstance(function, Causal)
-    texts: list[str] = causal.load(function.pair.base)[1].batch_decode(function.train)
-    return texts
-
-
 def curve(
     change: Change, function: Function, work: Path, prices: Sequence[float], weights: Mapping[str, float]
 ) -> list[Point]:
     """Packs at every price, whole file, the function error of what ``apply`` makes of them."""
     points = []
     for price in prices:
-        options = skp.ConvertOptions(recipe=recipes.STANDARD, goal=planning.Quality(price), weights=weights)
-        packed = ours.pack(change, work, f"price {price:g}", options)
-        points.append(Point(f"price {price:g}", packed.nbytes, function.error(packed.tensors)))
+        packed = ours.pack(change, work, *ours.lossy(price, weights))
+        points.append(Point(packed.label, packed.nbytes, function.error(packed.tensors)))
         how = "calibrated" if weights else "data-free"
         print(
             f"{change.pair.name} {how} {points[-1].label}: {points[-1].nbytes:,} bytes, error {points[-1].error:.3g}",
@@ -91,8 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     change, function = Change(pair), function_of(pair)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        (work / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts_of(function)))
-        found = skp.calibrate(pair.base, pair.tuned, work / "texts.jsonl")
+        found = ours.calibration(change, function, work)
         print(f"{found.texts} texts, {found.tokens} tokens")
         show_classes(found.weights)
         if options.classes:

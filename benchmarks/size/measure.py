@@ -24,10 +24,11 @@ import torch
 
 from benchmarks.results import report
 from benchmarks.size import ours
+from benchmarks.size.bounds import bytes_by_exponent, with_noise
 from benchmarks.size.change import Candidate, Change
 from benchmarks.size.curves import Point
 from benchmarks.size.functions import Function, function_of
-from benchmarks.size.measured import LOW_RANK, MERGEKIT, NAME, Measured
+from benchmarks.size.measured import CALIBRATED, LOW_RANK, MERGEKIT, NAME, Measured
 from benchmarks.size.pairs import MEASURED, PAIRS, Pair
 from benchmarks.size.peers import bands, deltatensors, lossless, lowrank, onebit
 from benchmarks.size.peers.environment import Absent, Environment
@@ -56,6 +57,8 @@ class Bench:
         self.measured = Measured(pair.name, pair.dtype, pair.reached(), tuned_bytes)
         self.measured.when = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, {report.commit()}"
         self.measured.weights_changed = _share_changed(self.change)
+        self.measured.noise_harm = self.function.error(with_noise(self.change))
+        self.measured.by_exponent = bytes_by_exponent(self.change) if pair.dtype == "bf16" else None
         digest = hashlib.sha256(pair.base_file().read_bytes() + pair.tuned_file().read_bytes())
         self.key = digest.hexdigest()
 
@@ -86,19 +89,22 @@ class Bench:
 
     def ours(self) -> None:
         """SkillPack, lossy and lossless."""
-        points = []
         exact = ours.lossless(self.change, self.work)
         self.measured.exact[NAME] = exact.candidate.nbytes
         print(f"{self.pair.name} {NAME} lossless: {exact.candidate.nbytes:,} bytes", flush=True)
         self._note(exact)
-        for packed in ours.packs(self.change, self.work):
-            error = self.function.error(packed.candidate.tensors)
-            point = Point(packed.candidate.label, packed.candidate.nbytes, error)
-            print(f"{self.pair.name} {NAME} {point.label}: {point.nbytes:,} bytes, error {error:.3g}", flush=True)
-            points.append(point)
-            self._note(packed)
-        points.append(Point("lossless", exact.candidate.nbytes, 0.0))
-        self.measured.curves[NAME] = points
+        weights = ours.calibration(self.change, self.function, self.work).weights
+        for name, measured in ((NAME, {}), (CALIBRATED, weights)):
+            points = []
+            for packed in ours.packs(self.change, self.work, measured):
+                error = self.function.error(packed.candidate.tensors)
+                point = Point(packed.candidate.label, packed.candidate.nbytes, error)
+                print(f"{self.pair.name} {name} {point.label}: {point.nbytes:,} bytes, error {error:.3g}", flush=True)
+                points.append(point)
+                if name == NAME:
+                    self._note(packed)
+            points.append(Point("lossless", exact.candidate.nbytes, 0.0))
+            self.measured.curves[name] = points
 
     def _note(self, packed: ours.Packed) -> None:
         entropy = packed.entropy

@@ -10,6 +10,8 @@ from typing import Any, Final
 from benchmarks.size.curves import Point
 
 NAME: Final = "SkillPack"
+CALIBRATED: Final = "SkillPack --calibrate"
+OURS: Final = (NAME, CALIBRATED)
 LOW_RANK: Final = "bf16 SVD"
 MERGEKIT: Final = "mergekit-extract-lora 0.1.5"
 
@@ -32,6 +34,8 @@ class Measured:
     absent: dict[str, str] = field(default_factory=dict)
     entropy: list[dict[str, Any]] = field(default_factory=list)
     weights_changed: float = 0.0
+    noise_harm: float = 0.0  # function error of white noise as strong as every matrix's own change
+    by_exponent: int | None = None  # bytes of differences at their entropy, given the exponent each applies to
     when: str = ""  # date and commit
     kept: int = 0  # families whose points come from an earlier run
     families: int = 0

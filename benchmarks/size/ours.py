@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -13,14 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 import skillpack_format as skp
+from benchmarks.size import causal
 from benchmarks.size.change import Candidate, Change
 from benchmarks.size.entropy import Entropy, entropy_of
+from benchmarks.size.functions import Causal, Encoder, Function
 from skillpack_format import planning, recipes
 
 PRICES: Final = (3.0, 0.7, 0.1, 0.01, 0.002, 0.0004, 0.0001)  # recipe small is 0.1, standard 0.01
-LOSSY: Final = tuple(
-    (f"price {price:g}", skp.ConvertOptions(recipe=recipes.STANDARD, goal=planning.Quality(price))) for price in PRICES
-)
 LOSSLESS: Final = ("lossless", skp.ConvertOptions())
 
 
@@ -35,10 +35,34 @@ class Packed:
     is_exact: bool
 
 
-def packs(change: Change, work: Path) -> Iterator[Packed]:
-    """Every lossy setting."""
-    for label, options in LOSSY:
-        yield _pack(change, work, label, options)
+def packs(change: Change, work: Path, weights: Mapping[str, float]) -> Iterator[Packed]:
+    """Every lossy setting, with the weights that calibration measured or with none."""
+    for price in PRICES:
+        yield _pack(change, work, *lossy(price, weights))
+
+
+def lossy(price: float, weights: Mapping[str, float]) -> tuple[str, skp.ConvertOptions]:
+    """One lossy setting and what it is called."""
+    goal = planning.Quality(price)
+    return f"price {price:g}", skp.ConvertOptions(recipe=recipes.STANDARD, goal=goal, weights=weights)
+
+
+def calibration(change: Change, function: Function, work: Path) -> skp.Calibration:
+    """What ``convert --calibrate`` measures on training texts of the pair, which GPTQ of the peers is given as well.
+
+    The texts that function error is measured on are not among them.
+    """
+    texts = work / "texts.jsonl"
+    texts.write_text("".join(json.dumps(text) + "\n" for text in _training_texts(function)), encoding="utf-8")
+    return skp.calibrate(change.pair.base, change.pair.tuned, texts)
+
+
+def _training_texts(function: Function) -> list[str]:
+    if isinstance(function, Encoder):
+        return function.train
+    assert isinstance(function, Causal)
+    texts: list[str] = causal.load(function.pair.base)[1].batch_decode(function.train)
+    return texts
 
 
 def lossless(change: Change, work: Path) -> Packed:

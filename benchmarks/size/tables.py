@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.results import report
 from benchmarks.size.curves import TARGETS, Point, Reach, best_of, reach
-from benchmarks.size.measured import NAME, Measured, is_low_rank
+from benchmarks.size.measured import CALIBRATED, NAME, OURS, Measured, is_low_rank
 
 HALF: Final = 0.5  # of the best lossy peer's bytes
 TENTH: Final = 0.1  # of a low-rank extraction's in bfloat16
@@ -20,17 +20,16 @@ Curves = Sequence[tuple[str, Sequence[Point]]]
 
 def headline(pairs: Sequence[Measured], error: float = 0.003) -> str:
     """One line a pair: SkillPack at ``error``, the best lossy peer, the ratio; the same without loss."""
-    headers = ["fine-tune", "checkpoint", f"pack at error {error:g}", "best peer at that error", "ratio"]
+    headers = ["fine-tune", "checkpoint", f"pack at error {error:g}", "calibrated", "best peer at that error", "ratios"]
     headers += ["lossless pack", "best lossless peer", "ratio"]
     rows = []
     for pair in pairs:
-        mine, best = reach(pair.curves[NAME], error), best_of(_peers(pair), error)
+        mine = [reach(pair.curves[name], error) for name in OURS if name in pair.curves]
+        best = best_of(_peers(pair), error)
         exact, rival = pair.exact[NAME], _best_exact(pair)
-        row = [pair.pair, _mb(pair.tuned_bytes), _reached(mine)]
-        row += [
-            f"{_reached(best[1])}, {best[0]}" if best else "none reaches it",
-            _ratio(mine, best[1] if best else None),
-        ]
+        row = [pair.pair, _mb(pair.tuned_bytes), *map(_reached, mine), *[""] * (len(OURS) - len(mine))]
+        row += [f"{_reached(best[1])}, {best[0]}" if best else "none reaches it"]
+        row += [", ".join(_ratio(each, best[1] if best else None) for each in mine)]
         row += [_mb(exact), f"{_mb(rival[1])}, {rival[0]}", f"{exact / rival[1]:.2f}"]
         rows.append(row)
     return report.markdown(headers, rows)
@@ -44,24 +43,24 @@ def at_errors(pair: Measured) -> str:
         found = [reach(points, target) for target in TARGETS]
         errors = [point.error for point in points if point.error > 0]
         span = f"{min(errors):.2g} to {max(errors):.2g}" if errors else ""
-        key = (name != NAME, next((r.nbytes for r in (found[1], found[0], found[2]) if r), float("inf")))
+        key = (name not in OURS, next((r.nbytes for r in (found[1], found[0], found[2]) if r), float("inf")))
         lines.append((key, [name, *[_reached(each) for each in found], str(len(points)), span]))
     return report.markdown(headers, [line for _, line in sorted(lines, key=lambda item: item[0])])
 
 
 def ratios(pairs: Sequence[Measured]) -> str:
-    """SkillPack over the best lossy peer and over the best low-rank extraction, at every target."""
-    headers = ["pair", "error", "SkillPack", "best lossy peer", "ratio (at most 0.5)"]
-    headers += ["best bf16 low rank", "ratio (at most 0.1)"]
+    """SkillPack, without data and calibrated, over the best lossy peer and the best low-rank extraction."""
+    headers = ["pair", "error", NAME, CALIBRATED, "best lossy peer", "ratios (one at most 0.5)"]
+    headers += ["best bf16 low rank", "ratios (one at most 0.1)"]
     rows = []
     for pair in pairs:
         for target in TARGETS:
-            mine = reach(pair.curves[NAME], target)
+            mine = [reach(pair.curves[name], target) for name in OURS if name in pair.curves]
             best, low = best_of(_peers(pair), target), best_of(_low_rank(pair), target)
-            row = [pair.pair, f"{target:g}", _reached(mine)]
+            row = [pair.pair, f"{target:g}", *map(_reached, mine), *[""] * (len(OURS) - len(mine))]
             for found in (best, low):
                 row += [f"{_reached(found[1])}, {found[0]}" if found else "not reached"]
-                row += [_ratio(mine, found[1] if found else None)]
+                row += [", ".join(_ratio(each, found[1] if found else None) for each in mine)]
             rows.append(row)
     return report.markdown(headers, rows)
 
@@ -71,6 +70,8 @@ def lossless(pairs: Sequence[Measured]) -> str:
     methods = [NAME, *sorted({name for pair in pairs for name in pair.exact} - {NAME})]
     headers = ["method", *[pair.pair for pair in pairs]]
     rows = [[name, *[_count(pair.exact.get(name)) for pair in pairs]] for name in methods]
+    floors = [_count(pair.by_exponent) if pair.by_exponent else "" for pair in pairs]
+    rows.append(["(no file: differences at their entropy, given the exponent)", *floors])
     rows.append(["checkpoint", *[_count(pair.tuned_bytes) for pair in pairs]])
     rows.append(
         ["SkillPack / best peer (at most 0.90)", *[f"{pair.exact[NAME] / _best_exact(pair)[1]:.2f}" for pair in pairs]]
@@ -92,34 +93,58 @@ def entropy(pairs: Sequence[Measured]) -> str:
 
 
 def missed(pairs: Sequence[Measured]) -> list[str]:
-    """A sentence for every target that is not met, with its number."""
+    """A sentence for every target that is not met, with its number and, where one was measured, the reason."""
     found = []
     for pair in pairs:
         for target in TARGETS:
-            mine = reach(pair.curves[NAME], target)
-            best, low = best_of(_peers(pair), target), best_of(_low_rank(pair), target)
-            for rival, most, what in ((best, HALF, "the best lossy peer"), (low, TENTH, "the best bf16 low rank")):
-                if rival is None:
-                    continue
-                if mine is None:
-                    found.append(f"{pair.pair}: no lossy pack has an error of {target:g}.")
-                elif mine.nbytes > most * rival[1].nbytes:
-                    share = mine.nbytes / rival[1].nbytes
-                    found.append(f"{pair.pair}, error {target:g}: {share:.3f} of {what} ({rival[0]}), not {most:g}.")
+            found += _missed_at(pair, target)
         share = pair.exact[NAME] / _best_exact(pair)[1]
         if share > LOSSLESS_GAIN:
-            found.append(f"{pair.pair}, lossless: {share:.3f} of {_best_exact(pair)[0]}, not {LOSSLESS_GAIN:g}.")
+            why = ""
+            if pair.by_exponent:
+                floor = pair.by_exponent / _best_exact(pair)[1]
+                why = f" At their entropy given the exponent the differences alone would be {floor:.3f}."
+            found.append(f"{pair.pair}, lossless: {share:.3f} of {_best_exact(pair)[0]}, not {LOSSLESS_GAIN:g}.{why}")
         for each in pair.entropy:
             over = each["nbytes"] / each["entropy"] - 1 if each["entropy"] else 0.0
             if each["nbytes"] > ENTROPY_FROM and over > ENTROPY_SLACK:
+                header = 100 * each["header"] / each["entropy"]
                 found.append(
-                    f"{pair.pair}, {each['label']}: {100 * over:.1f} % above the entropy of its codes, not 5 %."
+                    f"{pair.pair}, {each['label']}: {100 * over:.1f} % above the entropy of its codes, not 5 %; "
+                    f"the header of this small model is {header:.1f} %."
                 )
     return found
 
 
+def _missed_at(pair: Measured, target: float) -> list[str]:
+    """What is missed at one function error, by the better of SkillPack's two curves."""
+    mine = best_of([(name, pair.curves[name]) for name in OURS if name in pair.curves], target)
+    best, low = best_of(_peers(pair), target), best_of(_low_rank(pair), target)
+    found = []
+    for rival, most, what in ((best, HALF, "the best lossy peer"), (low, TENTH, "the best bf16 low rank")):
+        if rival is None:
+            continue
+        if mine is None:
+            found.append(f"{pair.pair}: no lossy pack has an error of {target:g}.")
+        elif mine[1].nbytes > most * rival[1].nbytes:
+            share = mine[1].nbytes / rival[1].nbytes
+            why = _floor_of_a_tenth(pair) if most == TENTH else ""
+            found.append(f"{pair.pair}, error {target:g}: {share:.3f} of {what} ({rival[0]}), not {most:g}.{why}")
+    return found
+
+
+def _floor_of_a_tenth(pair: Measured) -> str:
+    """What a tenth of bfloat16 does by rounding alone, if the numbers of the extraction are what is kept."""
+    bits = 16 * TENTH
+    least = 2 ** (-2 * bits)  # of the energy: the rate-distortion function of a Gaussian
+    return (
+        f" Its numbers in {bits:.1f} bits each would have {100 * least:.0f} % of noise at best, which does"
+        f" {least * pair.noise_harm:.2g} by itself here (as much noise as change: {pair.noise_harm:.2g})."
+    )
+
+
 def _peers(pair: Measured) -> Curves:
-    return [(name, points) for name, points in pair.curves.items() if name != NAME]
+    return [(name, points) for name, points in pair.curves.items() if name not in OURS]
 
 
 def _low_rank(pair: Measured) -> Curves:
