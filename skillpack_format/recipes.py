@@ -9,7 +9,6 @@ from typing import Final
 
 from skillpack_format.errors import error
 
-
 CHUNK_BYTES: Final = 1 << 16  # small enough for a slice to read little more than it needs, large enough for zstd
 # Differences are sorted, and what lies near is alike: a table of symbols for every 16 KiB gives 1 to 5 % less on three
 # models. Codes of factors lie as they come, and the same costs them up to 3 % more.

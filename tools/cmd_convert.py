@@ -126,7 +126,8 @@ def command(
     )
     notes: tuple[str, ...] = ()
     if calibrate is not None:
-        measured = _calibrate(settings, base, tuned, None if dry_run else output, calibrate, hidden=quiet or as_json)
+        out = None if dry_run else output
+        measured = _calibrate(settings, base, tuned, out, calibrate, device=device, hidden=quiet or as_json)
         settings, notes = replace(settings, weights=measured.weights), measured.warnings
     if output is None or dry_run:
         with render.progress_bar(hidden=quiet or as_json) as progress:
@@ -156,7 +157,14 @@ def _require_sense(output: Path | None, lossless: bool, recipe: str | None, dry_
 
 
 def _calibrate(
-    settings: ConvertOptions, base: Path, tuned: Path, output: Path | None, texts: Path, *, hidden: bool
+    settings: ConvertOptions,
+    base: Path,
+    tuned: Path,
+    output: Path | None,
+    texts: Path,
+    *,
+    device: str,
+    hidden: bool,
 ) -> Calibration:
     """What the texts tell of the model; what would make it useless is refused before the model is run."""
     if not any(isinstance(each, Planned) for each in settings.recipe.treatments.values()):
@@ -173,7 +181,7 @@ def _calibrate(
         message = f"--calibrate needs {found.name}, which is not installed: pip install 'skillpack[transformers]'"
         raise error("unsupported.operation", "", message) from None
     with render.progress_bar(hidden=hidden) as progress:
-        return calibrate(base, tuned, texts, progress, settings.limits)
+        return calibrate(base, tuned, texts, progress, settings.limits, device=device)
 
 
 def _recipe(name: str, slices: Mapping[str, Any], bands: Mapping[str, Any]) -> Recipe:

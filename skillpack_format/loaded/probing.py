@@ -7,7 +7,7 @@ their models are: distributions of tokens or classes by KL, whose second order i
 their squared distance. Only a table of embeddings is told row by row: noise lies in the rows that changed, and few did.
 
 The model is the folder's own as transformers knows it; none of its code runs, nothing is downloaded, and its tensors
-are read as a conversion reads them. It is held in float32; gradients exist for one tensor at a time.
+are read as a conversion reads them. It is held in float32, on one device; gradients exist for one tensor at a time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.loaded.slots import DTYPE_NAMES
 from skillpack_format.progress import Progress, silent
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
+from skillpack_format.torch_bridge import TorchBench
 
 MAX_TOKENS: Final = 256  # of one text
 SEED: Final = 20251125
@@ -58,28 +59,36 @@ _MALFORMED: Final = (  # all that transformers is known to raise of a config or 
 
 
 def calibrate(
-    base: Path, tuned: Path, file: Path, progress: Progress = silent, limits: Limits = DEFAULT_LIMITS
+    base: Path,
+    tuned: Path,
+    file: Path,
+    progress: Progress = silent,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    device: str = "cpu",
 ) -> Calibration:
     """Measure the sensitivities of the model in the folder ``tuned`` on the first texts of ``file`` (JSON lines).
 
-    ``base`` is not run: its tables of embeddings say which rows changed.
+    ``base`` is not run: its tables of embeddings say which rows changed. The model runs on ``device``, one of torch's.
 
     The figures depend on torch, transformers, the device and the number of its threads, in their last digits.
 
     Raises:
         ConvertError: convert.texts, no line of ``file`` can be used; convert.model, ``tuned`` is no model that can be
             run here, or its parameters are not the checkpoint's tensors.
+        UnsupportedError: ``device`` is none that torch has here.
         CheckpointError: a checkpoint is malformed.
     """
     found = read_texts(file)
+    place = TorchBench(device).device
     with open_checkpoint(base, limits) as before, open_checkpoint(tuned, limits) as after:
         tokenizer = _tokenizer(tuned)
         tokens = [each for text in found.texts if (each := _tokens(tokenizer, text, tuned)).numel()]
         if not tokens:
             raise error("convert.texts", str(file), "no usable line: the tokenizer makes nothing of any text")
-        model = _model(tuned, after)
+        model = _placed(_model(tuned, after), place, str(tuned))
         changes = _changes(model, before, after)
-    harm = _harm(model, tokens, changes, str(tuned), progress)
+    harm = _harm(model, tokens, changes, place, str(tuned), progress)
     weights = weights_of(harm)
     if not weights:
         raise error("convert.model", str(tuned), "its outputs depend on none of its matrices")
@@ -218,8 +227,21 @@ def _changes(model: torch.nn.Module, before: Checkpoint, after: Checkpoint) -> C
     return found
 
 
+def _placed(model: torch.nn.Module, device: torch.device, where: str) -> torch.nn.Module:
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as found:
+        message = f"the model does not fit on {device} in float32, 4 bytes a parameter; calibrate on the CPU"
+        raise error("convert.model", where, message) from found
+
+
 def _harm(
-    model: torch.nn.Module, texts: Sequence[torch.Tensor], changes: Changes, where: str, progress: Progress
+    model: torch.nn.Module,
+    texts: Sequence[torch.Tensor],
+    changes: Changes,
+    device: torch.device,
+    where: str,
+    progress: Progress,
 ) -> Mapping[str, float]:
     """By name: the expected harm of noise of squared norm 1 in a matrix, its entries independent.
 
@@ -233,7 +255,7 @@ def _harm(
             norm = float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64))
             found = norm**2 / parameter.numel()
         else:
-            norms = torch.linalg.vector_norm(parameter.grad, dim=1, dtype=torch.float64)  # (rows,)
+            norms = torch.linalg.vector_norm(parameter.grad, dim=1, dtype=torch.float64).cpu()  # (rows,)
             found = float(norms.square() @ change) / float(change.sum()) / parameter.shape[1]
         squares[id(parameter)] = squares.get(id(parameter), 0.0) + found
         parameter.grad = None
@@ -247,7 +269,7 @@ def _harm(
     done, whole = 0, sum(each.nbytes for each in texts)
     for number, tokens in enumerate(texts, 1):
         try:
-            _projected(model(input_ids=tokens), generator).backward()  # type: ignore[no-untyped-call]  # as above
+            _projected(model(input_ids=tokens.to(device)), generator).backward()  # type: ignore[no-untyped-call]  # as above
         except _MALFORMED as problem:
             raise error("convert.model", where, f"the model fails on text {number}: {problem}") from problem
         if not all(map(math.isfinite, squares.values())):
@@ -261,7 +283,7 @@ def _projected(outputs: Any, generator: torch.Generator) -> torch.Tensor:
     """A random projection of what a model says of one text; squares of its gradients average to the harm of noise."""
     is_scored = "logits" in outputs and outputs["logits"].shape[-1] > 1
     values = outputs["logits"] if "logits" in outputs else outputs["last_hidden_state"]
-    signs = torch.randint(0, 2, values.shape, generator=generator, dtype=torch.float32) * 2 - 1
+    signs = torch.randint(0, 2, values.shape, generator=generator, dtype=torch.float32).to(values.device) * 2 - 1
     if is_scored:  # diag(p) - p p^T, the Fisher metric, is the covariance of root * (signs - <root, signs> root)
         root = values.detach().softmax(-1).sqrt()
         signs = root * (signs - (root * signs).sum(-1, keepdim=True) * root)

@@ -137,7 +137,9 @@ def convert(
         files, warnings = side_files(before, after.side_files(), options.limits) if options.side_files else ([], [])
         if options.side_files:
             warnings += left_out(before, after)
-        with PackWriter(pack, chunk_bytes=options.recipe.chunk_bytes, overwrite=options.overwrite, limits=options.limits) as writer:
+        with PackWriter(
+            pack, chunk_bytes=options.recipe.chunk_bytes, overwrite=options.overwrite, limits=options.limits
+        ) as writer:
             if work.is_planned:
                 tensors, goal = _tensors(work, files, partial(_code_once, work, writer), progress), work.goal
                 if isinstance(goal, Quality):

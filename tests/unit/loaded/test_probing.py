@@ -49,6 +49,21 @@ def test_every_matrix_gets_a_weight_and_nothing_else(pair, texts):
     assert found.tokens == sum(len(text.split()) for text in TEXTS)
 
 
+def test_a_device_that_is_not_there_is_refused_by_name(pair, texts):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SkillPackError) as found:
+        calibrate(*pair, texts, device="cuda")
+    assert found.value.code == "unsupported.device"
+    assert "'cuda'" in str(found.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_measures_what_the_cpu_does(pair, texts):
+    on_gpu, on_cpu = (calibrate(*pair, texts, device=device).weights for device in ("cuda", "cpu"))
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-2)
+
+
 def test_the_same_texts_give_the_same_weights(pair, texts):
     assert calibrate(*pair, texts) == calibrate(*pair, texts)
 
