@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from skillpack_format.dtypes import Array, DType, float32_to_bits, largest_magnitude
-from skillpack_format.errors import error
+from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bits, largest_magnitude
+from skillpack_format.errors import SkillPackError, error
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MAX_SLICES: Final = 64  # of a low-rank component; bands of factors likewise
 SMALLEST_SCALE: Final = 2.0**-100  # payload.scale: products with codes and bases never become subnormal
 BLOCK_ITEMS: Final = 1 << 18  # 2 MiB of float64: every step finds what the one before left in the cache
 
-DeviceArray = Any  # what a bench computes with: numpy.ndarray or torch.Tensor
+DeviceArray = Any  # what a bench computes with: numpy.ndarray, torch.Tensor, or something of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,33 +85,54 @@ class Block:
 
 
 class Bench(Protocol):
-    """The device an accumulator lives on."""
+    """The device an accumulator lives on, and what can be added to it there.
+
+    An accumulator holds (rows, cols) float64. Every ``add_`` adds in place, and what it is given stays as it is until
+    ``rounded`` or ``float32``: a bench may put the work off till then.
+    """
 
     @property
     def block_items(self) -> int:
         """How many elements to work on at a time."""
 
-    @property
-    def estimates(self) -> bool:
-        """Whether float32 estimates on the host (``estimation``) are faster than exact sums here; same bits."""
+    def accumulator(self, bits: Array, dtype: DType, shape: tuple[int, int], where: str) -> DeviceArray:
+        """The values of F32, F16 or BF16 bit patterns, -0 as +0 (num.zero).
 
-    def float64(self, values: NDArray[Any]) -> DeviceArray:
-        """``values`` widened exactly to float64 on the device, same shape."""
-
-    def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
-        """Integer codes as the operand of ``product``."""
-
-    def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        """The exact integer product (rows, r) @ (r, cols) as float64; every sum stays within 2^24.
-
-        It is the caller's to change, until it asks for the next one in the same thread.
+        payload.nonfinite, here or when the sum is asked for, where one is NaN or infinite.
         """
 
-    def index(self, positions: NDArray[np.int64]) -> DeviceArray:
-        """``positions`` for indexing a device array."""
+    def left(self, codes: NDArray[np.int8]) -> DeviceArray:
+        """Integer codes (rows, r) as the left operand of ``add_product``."""
+
+    def right(self, codes: NDArray[np.int8]) -> DeviceArray:
+        """Integer codes (cols, r) as the right operand of ``add_product``."""
+
+    def add_product(self, acc: DeviceArray, left: DeviceArray, right: DeviceArray, scale: float) -> None:
+        """``scale`` times the exact integer product (rows, r) @ (r, cols); every sum stays within 2^24."""
+
+    def add_levels(self, acc: DeviceArray, levels: NDArray[np.int16], scales: NDArray[np.float32], group: int) -> None:
+        """Each of ``levels`` (rows, cols) times the scale of its ``group`` columns: ``scales`` (rows, groups)."""
+
+    def add_values(self, acc: DeviceArray, values: NDArray[np.float32]) -> None:
+        """``values`` (rows, cols)."""
+
+    def add_outer(self, acc: DeviceArray, left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
+        """The outer products of the rows of ``left`` (r, rows) and ``right`` (r, cols), one after the other.
+
+        Each product and each sum is rounded by itself (factors.md).
+        """
+
+    def add_at(self, acc: DeviceArray, positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """``values`` at different ``positions`` of the flat accumulator."""
 
     def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
-        """``acc`` rounded to float32, nearest even, on the host."""
+        """``acc`` rounded to float32, nearest even, (rows, cols) on the host."""
+
+    def rounded(self, acc: DeviceArray, dtype: DType, where: str) -> Array:
+        """``acc`` rounded to float32 and to ``dtype`` (num.round): (rows, cols) bit patterns on the host.
+
+        payload.overflow where one is infinite.
+        """
 
 
 class Scratch:
@@ -131,34 +152,53 @@ class Scratch:
 
 
 class NumpyBench:
-    """The reference bench."""
+    """The reference bench: every operation at once, and the only one where nothing was compiled."""
 
     block_items = BLOCK_ITEMS
-    estimates = True
 
     def __init__(self) -> None:
         self._scratch = Scratch()
 
-    def float64(self, values: NDArray[Any]) -> DeviceArray:
-        return values.astype(np.float64)
+    def accumulator(self, bits: Array, dtype: DType, shape: tuple[int, int], where: str) -> DeviceArray:
+        values = bits_to_float32(bits, dtype)
+        require_finite(values, where, "the base")
+        return values.reshape(shape).astype(np.float64) + 0.0
 
-    def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
+    def left(self, codes: NDArray[np.int8]) -> DeviceArray:
         return codes.astype(np.float32)
 
-    def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        shape = (left.shape[0], right.shape[1])
-        narrow = np.matmul(left, right, out=self._scratch.take("narrow", shape, np.float32))
-        wide = self._scratch.take("wide", shape, np.float64)
-        np.copyto(wide, narrow)
-        return wide
+    def right(self, codes: NDArray[np.int8]) -> DeviceArray:
+        return np.ascontiguousarray(codes.T, np.float32)
 
-    def index(self, positions: NDArray[np.int64]) -> DeviceArray:
-        return positions
+    def add_product(self, acc: DeviceArray, left: DeviceArray, right: DeviceArray, scale: float) -> None:
+        narrow = np.matmul(left, right, out=self._scratch.take("narrow", acc.shape, np.float32))
+        wide = self._scratch.take("wide", acc.shape, np.float64)
+        np.copyto(wide, narrow)
+        wide *= scale  # exact: 24 + 24 bits
+        acc += wide
+
+    def add_levels(self, acc: DeviceArray, levels: NDArray[np.int16], scales: NDArray[np.float32], group: int) -> None:
+        cols = acc.shape[1]
+        spread = np.repeat(scales.astype(np.float64), min(group, cols), axis=1)[:, :cols]
+        acc += levels * spread
+
+    def add_values(self, acc: DeviceArray, values: NDArray[np.float32]) -> None:
+        acc += values
+
+    def add_outer(self, acc: DeviceArray, left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
+        for k in range(left.shape[0]):
+            acc += left[k][:, None] * right[k]
+
+    def add_at(self, acc: DeviceArray, positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        acc.reshape(-1)[positions] += values
 
     def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
         with np.errstate(over="ignore", under="ignore"):
             rounded: NDArray[np.float32] = acc.astype(np.float32)
         return rounded
+
+    def rounded(self, acc: DeviceArray, dtype: DType, where: str) -> Array:
+        return round_to_bits(self.float32(acc), dtype, where)
 
 
 NUMPY_BENCH: Final = NumpyBench()
@@ -167,21 +207,26 @@ NUMPY_BENCH: Final = NumpyBench()
 def round_to_bits(values: NDArray[np.float32], dtype: DType, where: str) -> Array:
     """float32 to the result dtype, nearest even (num.round); payload.overflow when a value leaves its range."""
     bits = float32_to_bits(values, dtype)
-    require_range(bits, dtype, where)
-    return bits
-
-
-def require_range(bits: Array, dtype: DType, where: str) -> None:
-    """Raise payload.overflow when a rounded sum is infinite."""
     limit = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype.name]
     if largest_magnitude(bits) >= limit:
-        raise error("payload.overflow", where, f"a result is outside the range of {dtype.name}")
+        raise overflow(dtype.name, where)
+    return bits
 
 
 def require_finite(values: NDArray[Any], where: str, what: str) -> None:
     """Raise payload.nonfinite when a value is NaN or infinite."""
     if not np.isfinite(values).all():
-        raise error("payload.nonfinite", where, f"{what} holds NaN or infinity; only finite values can be added to")
+        raise nonfinite(where, what)
+
+
+def nonfinite(where: str, what: str = "the base") -> SkillPackError:
+    """What a bench says of a value to which nothing can be added."""
+    return error("payload.nonfinite", where, f"{what} holds NaN or infinity; only finite values can be added to")
+
+
+def overflow(dtype: str, where: str) -> SkillPackError:
+    """What a bench says of a sum that its dtype cannot hold."""
+    return error("payload.overflow", where, f"a result is outside the range of {dtype}")
 
 
 def require_scales(scales: NDArray[Any], where: str) -> None:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from skillpack_format import estimation
-from skillpack_format.arithmetic import Bench, Block, Grid, require_finite, require_range, round_to_bits
+from skillpack_format.arithmetic import Bench, Block, Grid
 from skillpack_format.contents import is_compatible, target_of
 from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import (
     Array,
     DType,
-    bits_to_float32,
-    bits_to_float64,
     convert_bits,
     dtype_named,
     tensor_nbytes,
@@ -134,26 +131,17 @@ def _added_blocks(
     where: str,
 ) -> Iterator[tuple[slice, Array]]:
     """START with what the additive components add, in blocks of rows."""
-    is_estimated = bench.estimates and source_dtype.name == dtype.name == "BF16" and _has_estimate(additive)
-    for block in grid.blocks(estimation.BLOCK_ITEMS if is_estimated else bench.block_items):
+    for block in grid.blocks(bench.block_items):
         source = read(block.items)
-        bits = _estimated(source, additive[0], dtype, block, where) if is_estimated else None
-        if bits is None:
-            bits = source if source_dtype == dtype else convert_bits(source, source_dtype, dtype)
-            if additive:
-                bits = _add(source, source_dtype, bits, dtype, block, additive, bench, where)
-        yield block.items, bits
-
-
-def _has_estimate(additive: Sequence[Additive]) -> bool:
-    return len(additive) == 1 and hasattr(additive[0], "estimate")  # see encodings._base.Estimating
+        bits = source if source_dtype == dtype else convert_bits(source, source_dtype, dtype)
+        yield block.items, _add(source, source_dtype, bits, dtype, block, additive, bench, where) if additive else bits
 
 
 def delta_of(grid: Grid, additive: Sequence[Additive], bench: Bench) -> NDArray[np.float32]:
     """The sum of additive components alone, rounded to float32: flat."""
-    delta = np.empty(grid.items, np.float32)
+    delta, zero = np.empty(grid.items, np.float32), dtype_named("F32")
     for block in grid.blocks(bench.block_items):
-        acc = bench.float64(np.zeros(block.shape))
+        acc = bench.accumulator(np.zeros(block.shape, zero.bit_pattern), zero, block.shape, "")
         for component in additive:
             component.add(acc, block, bench)
         delta[block.items] = bench.float32(acc).reshape(-1)
@@ -171,34 +159,13 @@ def _add(
     where: str,
 ) -> Array:
     """START's bits where nothing was added, the rounded sum where something was."""
-    values = bits_to_float32(source, source_dtype)
     touched = _touched(additive, block)
-    require_finite(values if touched is None else values[touched], where, "the base")
-    with np.errstate(invalid="ignore"):  # a signalling NaN that no component addresses is no error
-        acc = bench.float64(values.reshape(block.shape) + np.float32(0))  # num.zero: -0 counts as +0
+    addressed = source if touched is None else np.where(touched, source, source.dtype.type(0))
+    acc = bench.accumulator(addressed, source_dtype, block.shape, where)
     for component in additive:
         component.add(acc, block, bench)
-    summed = bench.float32(acc).reshape(-1)
-    if touched is None:
-        return round_to_bits(summed, dtype, where)
-    made = start.copy()
-    made[touched] = round_to_bits(summed[touched], dtype, where)
-    return made
-
-
-def _estimated(start: Array, component: Any, dtype: DType, block: Block, where: str) -> Array | None:
-    """What ``_add`` makes, by an estimate of every element; None where that cannot be, or settles too few."""
-    estimate = component.estimate(block)
-    found = estimation.settle(start, estimate) if estimate is not None else None
-    if found is None or found[1].size > start.size // 16:
-        return None
-    made, positions = found
-    acc = bits_to_float64(start[positions], dtype) + 0.0  # num.zero
-    component.add_at(acc, block, positions)
-    with np.errstate(over="ignore", under="ignore"):
-        made[positions] = round_to_bits(acc.astype(np.float32), dtype, where)
-    require_range(made, dtype, where)
-    return made
+    made = bench.rounded(acc, dtype, where).reshape(-1)
+    return made if touched is None else np.where(touched, made, start)
 
 
 def _touched(additive: Sequence[Additive], block: Block) -> NDArray[np.bool_] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from skillpack_format import manifest as manifest_room
 from skillpack_format import storage as storage_room
 from skillpack_format import wire
-from skillpack_format.arithmetic import NUMPY_BENCH, Bench
+from skillpack_format.arithmetic import Bench
 from skillpack_format.catalog import codec_named
 from skillpack_format.closing import Closing
 from skillpack_format.container import read_header
@@ -26,6 +26,7 @@ from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.making import Change, delta_of, made_blocks, make, start_blocks, start_of
 from skillpack_format.manifest import Entry, Manifest, Report, raise_first
+from skillpack_format.native import cpu_bench
 from skillpack_format.sources import SourceFile
 from skillpack_format.storage import Extent
 
@@ -126,7 +127,7 @@ class Pack(Closing):
             nbytes=sum(self.extents[each.segment].length for each in components),
         )
 
-    def get_delta(self, name: str, bench: Bench = NUMPY_BENCH) -> NDArray[np.float32]:
+    def get_delta(self, name: str, bench: Bench | None = None) -> NDArray[np.float32]:
         """The change of a tensor whose components only add: float32 of the tensor's shape.
 
         unsupported.operation when a component rewrites bits: such a change exists only on its base; see ``get_tensor``.
@@ -137,7 +138,7 @@ class Pack(Closing):
             message = f"{change_of(entry)} by replacing bits, which is no delta; use get_tensor with the base"
             raise error("unsupported.operation", f"tensor {name!r}", message)
         target = target_of(entry.result.kind)
-        delta = delta_of(target.grid, change.additive, bench)
+        delta = delta_of(target.grid, change.additive, bench or cpu_bench())
         try:
             return delta.reshape(target.shape)
         except ValueError:  # no elements, and dimensions that no array can have
@@ -147,7 +148,7 @@ class Pack(Closing):
         self,
         name: str,
         base: Bytes | None,
-        bench: Bench = NUMPY_BENCH,
+        bench: Bench | None = None,
         base_sha256: bytes | None = None,
     ) -> Array:
         """The result tensor as flat bit patterns, made from the base tensor's bytes and proved by its digest.
@@ -163,12 +164,12 @@ class Pack(Closing):
         if expected != base_sha256:
             raise error("base.content", where, "it is not the base tensor this pack was made for")
         start = start_of(base, entry.base.kind if entry.base else None, result.kind)
-        made = make(start, result.kind, self.open_components(name), bench, where)
+        made = make(start, result.kind, self.open_components(name), bench or cpu_bench(), where)
         if sha256_of(made) != result.sha256:
             raise error("integrity.result", where, "the tensor made has not the SHA-256 that MANIFEST promises")
         return made
 
-    def get_blocks(self, name: str, base: Stream | None, bench: Bench = NUMPY_BENCH) -> Iterator[Array]:
+    def get_blocks(self, name: str, base: Stream | None, bench: Bench | None = None) -> Iterator[Array]:
         """``get_tensor`` in flat blocks, in order, of a base that is read as it is needed.
 
         Nothing is proved before the last block has been taken: only then are base and result compared with their
@@ -180,7 +181,7 @@ class Pack(Closing):
         kind = entry.base.kind if entry.base else None
         read, dtype = start_blocks(base.read if base else None, kind, result.kind)
         digest = hashlib.sha256()
-        for _, bits in made_blocks(read, dtype, result.kind, self.open_components(name), bench, where):
+        for _, bits in made_blocks(read, dtype, result.kind, self.open_components(name), bench or cpu_bench(), where):
             digest.update(bits.data)
             yield bits
         if base and entry.base and base.finish() != entry.base.sha256:

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skillpack_format.arithmetic import NUMPY_BENCH, Bench, DeviceArray
+from skillpack_format.arithmetic import Bench, DeviceArray, require_finite, round_to_bits
+from skillpack_format.dtypes import Array, DType, bits_to_float32
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.native import cpu_bench
 from skillpack_format.reader import Pack
 
 _HASH_BYTES: Final = 1 << 26  # what a digest of GPU memory takes on the host at a time
@@ -30,7 +32,6 @@ class TorchBench:
     """A torch device as the place of the accumulator."""
 
     block_items = 1 << 22  # 32 MiB of float64: enough to keep a GPU busy
-    estimates = False
 
     def __init__(self, device: str) -> None:
         try:
@@ -42,25 +43,52 @@ class TorchBench:
         if self.device.type not in ("cpu", "cuda"):
             raise error("unsupported.device", "", f"{device!r} has no float64; cpu and cuda have")
 
-    def float64(self, values: NDArray[Any]) -> DeviceArray:
-        return self._moved(values).to(torch.float64)
+    def accumulator(self, bits: Array, dtype: DType, shape: tuple[int, int], where: str) -> DeviceArray:
+        values = bits_to_float32(bits, dtype)
+        require_finite(values, where, "the base")
+        return self._moved(values).to(torch.float64).view(shape) + 0.0
 
-    def factor(self, codes: NDArray[np.int8]) -> DeviceArray:
+    def left(self, codes: NDArray[np.int8]) -> DeviceArray:
         return self._moved(codes).to(torch.float64)
 
-    def product(self, left: DeviceArray, right: DeviceArray) -> DeviceArray:
-        return left @ right
+    def right(self, codes: NDArray[np.int8]) -> DeviceArray:
+        return self._moved(codes).to(torch.float64).T
+
+    def add_product(self, acc: DeviceArray, left: DeviceArray, right: DeviceArray, scale: float) -> None:
+        product = left @ right
+        product *= scale
+        acc += product
+
+    def add_levels(self, acc: DeviceArray, levels: NDArray[np.int16], scales: NDArray[np.float32], group: int) -> None:
+        cols = acc.shape[1]
+        wide = self._moved(scales).to(torch.float64).repeat_interleave(min(group, cols), dim=1)[:, :cols]
+        acc += self._moved(levels).to(torch.float64) * wide
+
+    def add_values(self, acc: DeviceArray, values: NDArray[np.float32]) -> None:
+        acc += self._moved(values).to(torch.float64)
+
+    def add_outer(self, acc: DeviceArray, left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
+        us, vs = self._moved(left), self._moved(right)
+        for k in range(us.shape[0]):
+            acc += us[k][:, None] * vs[k]
+
+    def add_at(self, acc: DeviceArray, positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        acc.view(-1)[self.index(positions)] += self._moved(values).to(torch.float64)
 
     def bits(self, patterns: NDArray[Any]) -> DeviceArray:
         """Bit patterns as they are, on the device: unsigned integers of the same width."""
         return self._moved(patterns)
 
     def index(self, positions: NDArray[np.int64]) -> DeviceArray:
+        """``positions`` for indexing a tensor on the device."""
         return self._moved(positions)
 
     def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
         rounded: NDArray[np.float32] = acc.to(torch.float32).cpu().numpy()
         return rounded
+
+    def rounded(self, acc: DeviceArray, dtype: DType, where: str) -> Array:
+        return round_to_bits(self.float32(acc), dtype, where)
 
     def _moved(self, values: NDArray[Any]) -> torch.Tensor:
         """``values`` on the device. From pinned memory a copy to a GPU goes on while the host decodes what is next."""
@@ -72,9 +100,9 @@ class TorchBench:
 
 
 def bench_on(device: str) -> Bench:
-    """The bench for ``--device``: numpy for cpu, torch for the rest; ``cuda`` is the GPU with most free memory."""
+    """The bench for ``--device``: torch for all but cpu; ``cuda`` is the GPU with most free memory."""
     if device == "cpu":
-        return NUMPY_BENCH
+        return cpu_bench()
     bench = TorchBench(device)
     if device == "cuda":
         free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]

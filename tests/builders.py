@@ -21,6 +21,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from skillpack_format import native
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.catalog import encoding_named
 from skillpack_format.contents import is_compatible, store, store_encoded, target_of
@@ -32,6 +33,7 @@ from skillpack_format.errors import SkillPackError
 from skillpack_format.listing import base_ref
 from skillpack_format.making import Change, make, start_of
 from skillpack_format.manifest import Component, Entry, Layout, Manifest, ResultRef, SideFile
+from skillpack_format.native import NativeBench
 from skillpack_format.reader import Pack
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.shards import ShardWriter
@@ -154,6 +156,21 @@ def change_of(case: Case) -> Change:
     found = [opened(each, case.result) for each in case.encoded]
     rewriting = [each for each, adds in found if not adds]
     return Change([each for each, adds in found if adds], rewriting[0] if rewriting else None)
+
+
+VARIANTS = range(3)  # of the kernel: plain C, AVX2, AVX-512
+
+
+def native_bench(variant: int) -> NativeBench:
+    """The compiled bench, in a variant that this processor has."""
+    import pytest
+
+    library = native.library()
+    if library is None:
+        pytest.skip("the kernel is not built here; tests/cli/test_packaging.py says whether it should be")
+    if variant > NativeBench(library).variant:
+        pytest.skip(f"this processor has not what variant {variant} of the kernel needs")
+    return NativeBench(library, variant)
 
 
 def made_directly(case: Case, bench: Bench = NUMPY_BENCH) -> bytes:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid
 from skillpack_format.dtypes import Array, DType, numel
-from skillpack_format.estimation import Estimate
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -98,16 +97,6 @@ class Additive(Protocol):
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
         """Add the contribution to ``acc``: (block rows, cols) float64, in place."""
-
-
-class Estimating(Additive, Protocol):
-    """A component that knows a fast way to most elements, and an exact one to single elements. Few need to be."""
-
-    def estimate(self, block: Block) -> Estimate | None:
-        """What it adds, in float32 with a bound; None where there is none."""
-
-    def add_at(self, acc: NDArray[np.float64], block: Block, positions: NDArray[np.int64]) -> None:
-        """``add`` for some elements of the flat block: ``acc`` holds theirs, flat."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,7 @@ class Adding:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        scales = spread(self.scales[block.rows], self.group, block.grid.cols)
-        acc += bench.float64(self.levels[block.rows]) * bench.float64(scales)
+        bench.add_levels(acc, self.levels[block.rows], self.scales[block.rows], self.group)
 
     def crop(self, window: Window) -> Adding:
         first = window.matrix * self.rows

@@ -46,7 +46,7 @@ class Adding:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        acc += bench.float64(self.values[block.items].reshape(block.shape))
+        bench.add_values(acc, self.values[block.items].reshape(block.shape))
 
 
 class Dense:

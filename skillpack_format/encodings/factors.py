@@ -73,9 +73,7 @@ class Adding:
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
         for band in self.bands:
             us = band.u[block.matrix, :, block.first : block.last] * band.s[block.matrix][:, None]  # (rank, rows)
-            left, right = bench.float64(us), bench.float64(band.v[block.matrix])
-            for k in range(us.shape[0]):
-                acc += left[k][:, None] * right[k]
+            bench.add_outer(acc, us, band.v[block.matrix])
 
     def crop(self, window: Window) -> Adding:
         e = slice(window.matrix, window.matrix + 1)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from skillpack_format import bits as packing_of
-from skillpack_format import estimation
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
 from skillpack_format.encodings._base import (
     Additive,
@@ -25,16 +24,11 @@ from skillpack_format.encodings._base import (
     Windowed,
 )
 from skillpack_format.errors import error
-from skillpack_format.estimation import Addend, Estimate
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-JOINED_RANK: Final = 128  # one product for several slices takes fewer steps and has a wider bound
-_LONGER: Final = 1 + 2.0**-7  # times a length: more than float32 loses in a sum of squares
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,97 +52,27 @@ class OpenSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Joined:
-    """Slices of one matrix that are estimated by one product, their factors V side by side."""
-
-    slices: Sequence[OpenSlice]
-    right: NDArray[np.float32]  # (r of all of them, cols)
-    lengths: NDArray[np.float64]  # (cols,): of its columns, or a little more
-
-
-@dataclass(frozen=True, slots=True)
 class Adding:
     slices: tuple[OpenSlice, ...]
-    right: dict[int, list[DeviceArray]] = field(default_factory=dict)  # factors V of the matrix last asked for
-    joined: dict[int, list[_Joined]] = field(default_factory=dict)  # likewise, for estimates
+    right: dict[tuple[int, Bench], list[DeviceArray]] = field(default_factory=dict)  # V of the matrix last asked for
 
     def touched(self, block: Block) -> NDArray[np.int64] | None:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        if block.matrix not in self.right:
+        key = block.matrix, bench
+        if key not in self.right:
             self.right.clear()
-            self.right[block.matrix] = [bench.factor(each.v[block.matrix].T) for each in self.slices]
-        for each, right in zip(self.slices, self.right[block.matrix], strict=True):
-            left = bench.factor(each.u[block.matrix, block.first : block.last])  # (rows, r)
-            product = bench.product(left, right)  # (rows, cols)
-            product *= float(each.scales[block.matrix])  # exact: 24 + 24 bits
-            acc += product
-
-    def estimate(self, block: Block) -> Estimate | None:
-        """The contribution in float32; None where it has no bound."""
-        if block.matrix not in self.joined:
-            self.joined.clear()
-            self.joined[block.matrix] = [_joined(group, block.matrix) for group in _groups(self.slices)]
-        return estimation.summed([_addend(each, block) for each in self.joined[block.matrix]])
-
-    def add_at(self, acc: NDArray[np.float64], block: Block, positions: NDArray[np.int64]) -> None:
-        """``add`` for single elements of the flat block, exactly: ``acc`` holds theirs."""
-        step = 1 + (1 << 17) // max(each.u.shape[2] for each in self.slices)
-        for first in range(0, positions.size, step):
-            run = slice(first, first + step)
-            rows, cols = np.divmod(positions[run], block.grid.cols)
-            for each in self.slices:
-                u = each.u[block.matrix].take(block.first + rows, axis=0).astype(np.float32)  # (elements, r)
-                v = each.v[block.matrix].take(cols, axis=0).astype(np.float32)
-                dots = np.einsum("er,er->e", u, v)  # sums of integers within 2^24: exact
-                acc[run] += dots.astype(np.float64) * float(each.scales[block.matrix])
+            self.right[key] = [bench.right(each.v[block.matrix]) for each in self.slices]
+        for each, right in zip(self.slices, self.right[key], strict=True):
+            left = bench.left(each.u[block.matrix, block.first : block.last])
+            bench.add_product(acc, left, right, float(each.scales[block.matrix]))
 
     def terms(self) -> tuple[Term, ...]:
         return tuple(
             Term(_repeated(each.scales, each.u.shape[2]), each.u.swapaxes(1, 2), each.v.swapaxes(1, 2))
             for each in self.slices
         )
-
-
-def _groups(slices: Sequence[OpenSlice]) -> list[list[OpenSlice]]:
-    """Slices one after the other whose ranks are small together, and each of the others alone."""
-    groups: list[list[OpenSlice]] = []
-    for each in slices:
-        if groups and sum(other.u.shape[2] for other in groups[-1]) + each.u.shape[2] <= JOINED_RANK:
-            groups[-1].append(each)
-        else:
-            groups.append([each])
-    return groups
-
-
-def _joined(slices: Sequence[OpenSlice], matrix: int) -> _Joined:
-    factors = [each.v[matrix].astype(np.float32) for each in slices]  # (cols, r) each
-    right = np.empty((sum(each.shape[1] for each in factors), factors[0].shape[0]), np.float32)
-    at = 0
-    for each in factors:
-        right[at : at + each.shape[1]] = each.T
-        at += each.shape[1]
-    return _Joined(slices, right, np.sqrt(sum(map(_squares, factors))) * _LONGER)
-
-
-def _addend(joined: _Joined, block: Block) -> Addend:
-    """For an estimate of the rows of ``block``: one slice as integers with its scale, several with theirs in U."""
-    factors = [each.u[block.matrix, block.first : block.last].astype(np.float32) for each in joined.slices]
-    scales = [each.scales[block.matrix] for each in joined.slices]
-    squares = sum(_squares(u) * float(scale) ** 2 for u, scale in zip(factors, scales, strict=True))
-    lengths = np.sqrt(squares) * _LONGER
-    if len(factors) == 1:
-        return Addend(factors[0], joined.right, scales[0], lengths, joined.lengths)
-    with np.errstate(over="ignore"):  # then the lengths are beyond what has a bound
-        left = np.concatenate([u * scale for u, scale in zip(factors, scales, strict=True)], axis=1)
-    return Addend(left, joined.right, None, lengths, joined.lengths)
-
-
-def _squares(codes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The squared lengths of the rows, to float32's precision."""
-    squares: NDArray[np.float32] = np.einsum("kr,kr->k", codes, codes)
-    return squares.astype(np.float64)
 
 
 def _repeated(scales: NDArray[np.float32], rank: int) -> NDArray[np.float64]:

@@ -83,7 +83,7 @@ class Adding(_Placed):
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
         positions, values = self.within(block.items.start, block.items.stop)
-        acc.reshape(-1)[bench.index(positions)] += bench.float64(values)
+        bench.add_at(acc, positions, values)
 
 
 class Sparse:

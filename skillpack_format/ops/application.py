@@ -14,11 +14,12 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from skillpack_format.arithmetic import NUMPY_BENCH, Bench
+from skillpack_format.arithmetic import Bench
 from skillpack_format.durable import atomic_folder, atomic_path
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.locks import locked
+from skillpack_format.native import cpu_bench
 from skillpack_format.ops.chain import Chain
 from skillpack_format.ops.folders import (
     FolderLayout,
@@ -54,7 +55,7 @@ class Options:
     overwrite: bool = False
     side_files: bool = True
     limits: Limits = DEFAULT_LIMITS
-    bench: Bench = NUMPY_BENCH
+    bench: Bench | None = None  # the fastest of this processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def _opened(base: Path, packs: Sequence[Path], options: Options) -> Iterator[Cha
                 message = "is another pack than its signature was checked for"
                 raise error("integrity.source-changed", str(pack.path), message)
         checkpoint = files.enter_context(open_checkpoint(base, options.limits))
-        yield Chain(checkpoint, opened, options.scale, options.bench)
+        yield Chain(checkpoint, opened, options.scale, options.bench or cpu_bench())
 
 
 def _kept_layout(chain: Chain, options: Options) -> FolderLayout | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from threadpoolctl import threadpool_limits
 
-from skillpack_format.arithmetic import NUMPY_BENCH, Bench
+from skillpack_format.arithmetic import Bench
 from skillpack_format.classes import Rule, class_of, module_of
 from skillpack_format.coding import Coded, Job
 from skillpack_format.digest import checkpoint_digest, sha256
@@ -25,6 +25,7 @@ from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, base_ref, listing_of
 from skillpack_format.manifest import Entry, Manifest, ResultRef, parse_metadata
+from skillpack_format.native import cpu_bench
 from skillpack_format.ops.carried import CarriedFile, layout_of, left_out, side_files
 from skillpack_format.ops.plans import PlanReport, Tensors, at_price, goal_of, make_plan, plan_at_price
 from skillpack_format.output_paths import require_absent, require_not_input
@@ -64,7 +65,7 @@ class Options:
     threads: int = 1
     overwrite: bool = False
     limits: Limits = DEFAULT_LIMITS
-    bench: Bench = NUMPY_BENCH
+    bench: Bench | None = None  # the fastest of this processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ class _Work:
             treatment=self.treatment(name),
             codec=self.options.codec,
             chunk_bytes=self.options.recipe.chunk_bytes,
-            bench=self.options.bench,
+            bench=self.options.bench or cpu_bench(),
             is_head=self.is_tied and is_table_of_tokens(name),
         )
 
@@ -341,7 +342,7 @@ def _key(name: str, treatment: Treatment, work: _Work) -> bytes:
         treatment=treatment,
         codec=work.options.codec,
         chunk_bytes=work.options.recipe.chunk_bytes,
-        bench=work.options.bench,
+        bench=work.options.bench or cpu_bench(),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from skillpack_format import wire
-from skillpack_format.arithmetic import NUMPY_BENCH, Bench
+from skillpack_format.arithmetic import Bench
 from skillpack_format.classes import Rule, class_of
 from skillpack_format.contents import plan
 from skillpack_format.digest import sha256
@@ -27,6 +27,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import Listing, listing_of
 from skillpack_format.manifest import parse
 from skillpack_format.names import SIDE_FILES
+from skillpack_format.native import cpu_bench
 from skillpack_format.ops.carried import CarriedFile, side_files
 from skillpack_format.ops.conversion import manifest_of, require_metadata
 from skillpack_format.output_paths import require_absent, require_not_input
@@ -59,7 +60,7 @@ class Options:
     threads: int = 1
     overwrite: bool = False
     limits: Limits = DEFAULT_LIMITS
-    bench: Bench = NUMPY_BENCH
+    bench: Bench | None = None  # the fastest of this processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ def _code_all(
                 base=base,
                 change=delta.changes[name],
                 codec=options.codec,
-                bench=options.bench,
+                bench=options.bench or cpu_bench(),
             )
         )
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from skillpack_format.arithmetic import NUMPY_BENCH, Grid
+from skillpack_format.arithmetic import Grid
 from skillpack_format.closing import Closing
 from skillpack_format.contents import PlannedComponent, is_compatible, target_of
 from skillpack_format.digest import TensorKind
@@ -24,6 +24,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.listing import kind_of
 from skillpack_format.making import Change, Start, make
 from skillpack_format.manifest import Entry
+from skillpack_format.native import cpu_bench
 from skillpack_format.ops.chain import Chain
 from skillpack_format.progress import Progress, silent
 from skillpack_format.reader import Pack, open_pack
@@ -146,7 +147,7 @@ class AppliedSlice:
         kind = TensorKind(self._kind.dtype, window.shape)
         opened = [self._open(each, grid, window) for each in self._components()]
         rewriting = opened.pop() if opened and not self._components()[-1].adds else None
-        return make(self._start(grid, window), kind, Change(opened, rewriting), NUMPY_BENCH, self._where)
+        return make(self._start(grid, window), kind, Change(opened, rewriting), cpu_bench(), self._where)
 
     def _mixed(self) -> int | None:
         """How many elements the rewriting component mixes, None where it mixes none."""
@@ -200,7 +201,7 @@ def open_applied(base: str | Path, pack: str | Path, limits: Limits = DEFAULT_LI
     with ExitStack() as files:
         checkpoint = files.enter_context(open_checkpoint(Path(base), limits))
         opened = files.enter_context(open_pack(Path(pack), limits))
-        return Applied(Chain(checkpoint, [opened], 1.0, NUMPY_BENCH), files.pop_all())
+        return Applied(Chain(checkpoint, [opened], 1.0, cpu_bench()), files.pop_all())
 
 
 def _whole(chain: Chain, name: str) -> Array:

@@ -68,7 +68,7 @@ def test_memory_that_the_gpu_has_not_is_said_in_words(tmp_path: Path) -> None:
     """torch's own error, raised where a GPU would raise it."""
 
     class SmallGpu(NumpyBench):
-        def float64(self, values: Any) -> Any:
+        def accumulator(self, *start: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     make_inputs(tmp_path)

@@ -27,7 +27,7 @@ THIRD_PARTY = {
 # From the ground up. A module may import what stands on a lower line, and on its own line what comes before it.
 ORDER = """
 lazy_numpy closing problems errors limits
-dtypes names side_files fields wire digest bits arithmetic estimation groups
+dtypes names side_files fields wire digest bits arithmetic native groups
 linalg slicing sources locks output_files output_paths durable journal progress storage container
 signatures
 manifest

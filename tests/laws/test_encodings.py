@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from builders import (
     EXAMPLES,
+    VARIANTS,
     Case,
     change_of,
     chunks_of,
     content_of,
     kind,
     made_directly,
+    native_bench,
     nbytes,
     plan_of,
     put_together,
@@ -30,7 +32,7 @@ from builders import (
     write_pack,
 )
 
-from skillpack_format import arithmetic
+from skillpack_format import arithmetic, native
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.catalog import ENCODINGS, encoding_named
 from skillpack_format.contents import target_of
@@ -104,8 +106,10 @@ def test_writing_twice_gives_the_same_bytes(case: Case, codec: str, tmp_path: Pa
 @pytest.mark.parametrize("items", [1, 5, 1000])
 def test_the_block_size_changes_no_bit(case: Case, items: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made_directly(case)
-    monkeypatch.setattr(arithmetic.NumpyBench, "block_items", items)
+    for bench in (arithmetic.NumpyBench, native.NativeBench):
+        monkeypatch.setattr(bench, "block_items", items)
     assert made_directly(case) == whole
+    assert made_directly(case, native.cpu_bench()) == whole
 
 
 @ALL
@@ -270,6 +274,26 @@ def wide_cases() -> list[Case]:
     return found
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@ALL
+def test_the_kernel_gives_the_bits_of_numpy(case: Case, variant: int) -> None:
+    assert made_directly(case, native_bench(variant)) == made_directly(case, NUMPY_BENCH)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("case", wide_cases(), ids=lambda case: case.label)
+def test_the_kernel_gives_the_bits_of_numpy_for_every_magnitude(case: Case, variant: int) -> None:
+    assert made_directly(case, native_bench(variant)) == made_directly(case, NUMPY_BENCH)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@ALL
+def test_the_kernel_gives_the_deltas_of_numpy(case: Case, variant: int) -> None:
+    additive, grid = change_of(case).additive, target_of(case.result).grid
+    delta = delta_of(grid, additive, native_bench(variant))
+    assert delta.tobytes() == delta_of(grid, additive, NUMPY_BENCH).tobytes()
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @ALL
 def test_torch_gives_the_bits_of_numpy(case: Case, device: str) -> None:
@@ -292,7 +316,17 @@ def test_torch_gives_the_deltas_of_numpy(case: Case, device: str) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_torch_gives_the_bits_of_numpy_for_large_factors(device: str) -> None:
+    case = large_factors()
+    assert made_directly(case, torch_bench(device)) == made_directly(case, NUMPY_BENCH)
 
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_kernel_gives_the_bits_of_numpy_for_large_factors(variant: int) -> None:
+    case = large_factors()
+    assert made_directly(case, native_bench(variant)) == made_directly(case, NUMPY_BENCH)
+
+
+def large_factors() -> Case:
     rng = np.random.default_rng(3)
     m, n, r = 70, 130, 16
     codes = [rng.integers(-128, 128, (1, r, dim)).astype(np.int8) for dim in (m, n)]
@@ -300,5 +334,4 @@ def test_torch_gives_the_bits_of_numpy_for_large_factors(device: str) -> None:
     u, v = (rng.standard_normal((1, r, dim)).astype(np.float32) for dim in (m, n))
     bands = factors.banded([factors.Band(code, np.abs(u[:, :, 0]), u, v) for code in ("F32", "Q4")], 16, "stream")
     base = rng.standard_normal((m, n)).astype("<f4").tobytes()
-    case = same_kind("t", kind("F32", m, n), base, slices, bands)
-    assert made_directly(case, torch_bench(device)) == made_directly(case, NUMPY_BENCH)
+    return same_kind("t", kind("F32", m, n), base, slices, bands)

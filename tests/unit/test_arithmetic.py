@@ -45,16 +45,19 @@ def test_a_block_knows_its_rows_and_elements() -> None:
 
 
 def test_the_reference_bench_widens_exactly_and_rounds_to_even() -> None:
-    assert NUMPY_BENCH.float64(np.array([1, -3], np.int16)).dtype == np.float64
-    acc = np.array([1 + 2.0**-24, 1 + 3 * 2.0**-24, 1e300, -1e-300])
-    assert NUMPY_BENCH.float32(acc).view(np.uint32).tolist() == [0x3F800000, 0x3F800002, 0x7F800000, 0x80000000]
+    values = np.array([[1, 0x80000001], [0x3F800000, 0x80000000]], "<u4")
+    acc = NUMPY_BENCH.accumulator(values, DTYPES["F32"], (2, 2), "")
+    assert acc.tolist() == [[2.0**-149, -(2.0**-149)], [1.0, 0.0]]
+    assert not np.signbit(acc[1, 1])
+    acc = np.array([[1 + 2.0**-24, 1 + 3 * 2.0**-24, 1e300, -1e-300]])
+    assert NUMPY_BENCH.float32(acc).view(np.uint32).tolist() == [[0x3F800000, 0x3F800002, 0x7F800000, 0x80000000]]
 
 
 def test_the_reference_bench_multiplies_integers_exactly_up_to_two_to_the_24() -> None:
-    left, right = np.full((2, 1024), -128, np.int8), np.full((1024, 3), -128, np.int8)
-    product = NUMPY_BENCH.product(NUMPY_BENCH.factor(left), NUMPY_BENCH.factor(right))
-    assert product.dtype == np.float64
-    assert np.unique(product).tolist() == [float(1 << 24)]
+    left, right = np.full((2, 1024), -128, np.int8), np.full((3, 1024), -128, np.int8)
+    acc = np.ones((2, 3))
+    NUMPY_BENCH.add_product(acc, NUMPY_BENCH.left(left), NUMPY_BENCH.right(right), 0.5)
+    assert np.unique(acc).tolist() == [float(1 << 23) + 1]
 
 
 @pytest.mark.parametrize(

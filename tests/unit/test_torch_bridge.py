@@ -10,6 +10,8 @@ import pytest
 from builders import EXAMPLES, plan_of, refused, write_pack
 
 from skillpack_format.arithmetic import NUMPY_BENCH
+from skillpack_format.dtypes import DTYPES
+from skillpack_format.native import cpu_bench
 from skillpack_format.opening import safe_open
 from skillpack_format.reader import open_pack
 
@@ -43,23 +45,30 @@ def test_refuses_a_cuda_device_of_a_number_that_is_not_there() -> None:
     refused("unsupported.device", bridge.TorchBench, "cuda:63")
 
 
-def test_the_bench_for_the_cpu_is_numpy() -> None:
-    assert bridge.bench_on("cpu") is NUMPY_BENCH
+def test_the_bench_for_the_cpu_needs_no_torch() -> None:
+    assert bridge.bench_on("cpu") is cpu_bench()
     refused("unsupported.device", bridge.bench_on, "nowhere")
 
 
 def test_widens_without_touching_what_it_was_given() -> None:
-    bench, values = bridge.TorchBench("cpu"), np.array([1.5, -2.0])
-    acc = bench.float64(values.astype(np.float32))
+    bench, bits = bridge.TorchBench("cpu"), np.array([1.5, -2.0], np.float32).view("<u4")
+    acc = bench.accumulator(bits, DTYPES["F32"], (1, 2), "")
     acc += 1
     assert acc.dtype == torch.float64
-    assert values.tolist() == [1.5, -2.0]
+    assert acc.tolist() == [[2.5, -1.0]]
+    assert bits.view("<f4").tolist() == [1.5, -2.0]
+
+
+def product_of(left: np.ndarray, right: np.ndarray) -> list[float]:
+    """Every different element of a product."""
+    bench = bridge.TorchBench("cpu")
+    acc = torch.zeros(left.shape[0], right.shape[0], dtype=torch.float64)
+    bench.add_product(acc, bench.left(left), bench.right(right), 1.0)
+    return acc.unique().tolist()
 
 
 def test_multiplies_integers_exactly() -> None:
-    bench = bridge.TorchBench("cpu")
-    left, right = np.full((2, 1024), -128, np.int8), np.full((1024, 3), -128, np.int8)
-    assert bench.product(bench.factor(left), bench.factor(right)).unique().tolist() == [float(1 << 24)]
+    assert product_of(np.full((2, 1024), -128, np.int8), np.full((3, 1024), -128, np.int8)) == [float(1 << 24)]
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
@@ -67,11 +76,9 @@ def test_no_setting_of_torch_makes_a_product_inexact(precision: str) -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        bench = bridge.TorchBench("cpu")
-        left, right = np.full((64, 512), 127, np.int8), np.full((512, 64), -127, np.int8)
-        right[0] = 126
-        found = bench.product(bench.factor(left), bench.factor(right))
-        assert found.unique().tolist() == [127 * (126 - 127 * 511)]
+        left, right = np.full((64, 512), 127, np.int8), np.full((64, 512), -127, np.int8)
+        right[:, 0] = 126
+        assert product_of(left, right) == [127 * (126 - 127 * 511)]
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
@@ -83,11 +90,10 @@ def test_rounds_to_float32_on_the_host() -> None:
     assert found.tolist() == [1.0, np.inf]
 
 
-def test_indexes_with_positions() -> None:
-    bench = bridge.TorchBench("cpu")
-    acc = bench.float64(np.zeros(3))
-    acc[bench.index(np.array([2, 0]))] += bench.float64(np.array([1.0, 2.0]))
-    assert acc.tolist() == [2.0, 0.0, 1.0]
+def test_adds_at_positions() -> None:
+    bench, acc = bridge.TorchBench("cpu"), torch.zeros(1, 3, dtype=torch.float64)
+    bench.add_at(acc, np.array([2, 0]), np.array([1.0, 2.0], np.float32))
+    assert acc.tolist() == [[2.0, 0.0, 1.0]]
 
 
 @pytest.mark.parametrize("label", ["one", "two", "stack"])
@@ -115,9 +121,9 @@ def test_refuses_a_device_before_the_file_is_opened(tmp_path: Path) -> None:
 
 def test_takes_what_torch_takes_only_as_a_copy() -> None:
     bench = bridge.TorchBench("cpu")
-    fixed = np.frombuffer(np.arange(4, dtype="<f4").tobytes(), "<f4")
-    assert bench.float64(fixed).tolist() == [0.0, 1.0, 2.0, 3.0]
-    assert bench.factor(np.arange(4, dtype=np.int8).reshape(2, 2).T).tolist() == [[0.0, 2.0], [1.0, 3.0]]
+    fixed = np.frombuffer(np.arange(4, dtype="<u4").tobytes(), "<u4")
+    assert bench.accumulator(fixed, DTYPES["F32"], (1, 4), "").tolist() == [[each * 2.0**-149 for each in range(4)]]
+    assert bench.left(np.arange(4, dtype=np.int8).reshape(2, 2).T).tolist() == [[0.0, 2.0], [1.0, 3.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.complex64], ids=str)

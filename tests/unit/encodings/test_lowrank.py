@@ -9,7 +9,6 @@ import pytest
 from builders import f32, int_slice, kind, made_directly, opened, refused, same_kind
 
 from skillpack_format import bits as room
-from skillpack_format.arithmetic import NUMPY_BENCH, Grid
 from skillpack_format.contents import target_of
 from skillpack_format.encodings._base import Encoded, PartSpec
 from skillpack_format.encodings.lowrank import ENCODING, packed
@@ -122,20 +121,3 @@ def test_refuses_a_spare_bit(part: str) -> None:
     encoded = packed([int_slice([1.0], [[[1, -2]]], [[[3, -4, 0]]])], "stream")
     encoded.parts[part][-1] |= 0x80
     refused("payload.padding-bits", opened, encoded, kind("F32", 2, 3))
-
-
-def test_single_elements_are_added_as_blocks_are() -> None:
-    random = np.random.default_rng(1)
-    what = kind("F32", 2, 150, 140)
-    slices = [
-        int_slice([2.0**-12, -3.0], *(random.integers(-8, 8, (2, rank, dim)) for dim in (150, 140)))
-        for rank in (130, 20, 7)
-    ]
-    component, _ = opened(packed(slices, "stream"), what)
-    for block in Grid.of(what.shape).blocks(100 * 140):
-        positions = random.permutation(block.items.stop - block.items.start)[:3000]
-        acc = random.standard_normal(block.shape)
-        single = acc.reshape(-1)[positions]
-        component.add(acc, block, NUMPY_BENCH)
-        component.add_at(single, block, positions)
-        assert np.array_equal(single, acc.reshape(-1)[positions])

@@ -26,7 +26,7 @@ from builders import (
 )
 from safetensors import safe_open
 
-from skillpack_format import arithmetic
+from skillpack_format import arithmetic, native
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import dtype_named
 from skillpack_format.encodings import lowrank
@@ -48,6 +48,7 @@ def tensors_of(path: Path) -> dict[str, tuple[TensorKind, bytes]]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one row, so that every tensor has several."""
     monkeypatch.setattr(arithmetic.NumpyBench, "block_items", 1)
+    monkeypatch.setattr(native.NativeBench, "block_items", 1)
 
 
 @pytest.mark.usefixtures("small_blocks")
