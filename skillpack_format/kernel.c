@@ -31,8 +31,8 @@
 enum dtype { BF16, F16, F32, F64 };
 enum kind { PRODUCT, LEVELS, VALUES, OUTER };
 
-/* What is added to (rows, cols) doubles. `count` is the number of pairs of codes, of columns a group, or of ranks.
- *   PRODUCT: scale * sum of left * right: int16, as `skillpack_pack` leaves (rows, rank) by 8 and (cols, rank) by 32
+/* What is added to (rows, cols) doubles. `count` is the number of quads of codes, of columns a group, or of ranks.
+ *   PRODUCT: scale * sum of left * right: (rows, rank) by skillpack_pack_left, (cols, rank) by skillpack_pack_right
  *   LEVELS:  left * right: int16 (rows, cols), float (rows, groups)
  *   VALUES:  left: float (rows, cols)
  *   OUTER:   left * right, one rank after the other: double (ranks, rows), double (ranks, cols)
@@ -56,8 +56,8 @@ struct job {
     int64_t addend_count;
 };
 
-/* The products of a tile: (pairs, 8, 2) by (pairs, 32, 2) to (8, 32). No partial sum leaves 2^24 by the format. */
-typedef void dot_function(const int16_t *left, const int16_t *right, int64_t pairs, int32_t *sums);
+/* The products of a tile: (quads, 8, 4) by (1 + quads, 32, 4) to (8, 32). */
+typedef void dot_function(const uint8_t *left, const int8_t *right, int64_t quads, int32_t *sums);
 
 INLINE float float_of(uint32_t bits)
 {
@@ -157,8 +157,8 @@ INLINE uint32_t round_f32(const double *acc, uint32_t *target, int64_t cols)
 INLINE void add_product(const struct addend *each, int64_t row, int64_t col, double *acc, dot_function *dot)
 {
     int32_t sums[TILE];
-    const int16_t *left = (const int16_t *)each->left + row * each->count * 2;
-    const int16_t *right = (const int16_t *)each->right + col * each->count * 2;
+    const uint8_t *left = (const uint8_t *)each->left + row * each->count * 4;
+    const int8_t *right = (const int8_t *)each->right + col * (1 + each->count) * 4;
     dot(left, right, each->count, sums);
     for (int64_t i = 0; i < TILE; i++)
         acc[i] += each->scale * (double)sums[i]; /* exact before it is added: 24 + 24 bits */
@@ -252,7 +252,7 @@ INLINE uint32_t make_tiles(const struct job *job, dot_function *dot)
     uint32_t found = 0;
     int64_t bytes = 4; /* of packed factors a column */
     for (int64_t k = 0; k < job->addend_count; k++)
-        bytes += job->addends[k].kind == PRODUCT ? 4 * job->addends[k].count : 0;
+        bytes += job->addends[k].kind == PRODUCT ? 4 * (1 + job->addends[k].count) : 0;
     int64_t run = CACHED / bytes / COLS * COLS;
     run = run < COLS ? COLS : run;
     for (int64_t first = 0; first < job->cols; first += run) {
@@ -272,13 +272,17 @@ INLINE uint32_t make_tiles(const struct job *job, dot_function *dot)
 
 /* ----------------------------------------------------------------------------------------------------------- variants */
 
-INLINE void dot_plain(const int16_t *left, const int16_t *right, int64_t pairs, int32_t *sums)
+INLINE void dot_plain(const uint8_t *left, const int8_t *right, int64_t quads, int32_t *sums)
 {
-    memset(sums, 0, TILE * sizeof *sums);
-    for (int64_t k = 0; k < pairs; k++, left += 2 * ROWS, right += 2 * COLS)
+    for (int64_t i = 0; i < ROWS; i++)
+        memcpy(sums + i * COLS, right, COLS * sizeof *sums);
+    for (int64_t k = 0; k < quads; k++, left += 4 * ROWS) {
+        right += 4 * COLS;
         for (int64_t i = 0; i < ROWS; i++)
             for (int64_t j = 0; j < COLS; j++)
-                sums[i * COLS + j] += left[2 * i] * right[2 * j] + left[2 * i + 1] * right[2 * j + 1];
+                sums[i * COLS + j] += left[4 * i] * right[4 * j] + left[4 * i + 1] * right[4 * j + 1] +
+                                      left[4 * i + 2] * right[4 * j + 2] + left[4 * i + 3] * right[4 * j + 3];
+    }
 }
 
 static uint32_t make_plain(const struct job *job)
@@ -288,35 +292,52 @@ static uint32_t make_plain(const struct job *job)
 
 #ifdef X86
 
-INLINE int32_t pair_of(const int16_t *codes)
+INLINE int32_t quad_of(const uint8_t *codes)
 {
-    int32_t pair;
-    memcpy(&pair, codes, sizeof pair);
-    return pair;
+    int32_t quad;
+    memcpy(&quad, codes, sizeof quad);
+    return quad;
+}
+
+#define WIDENED 128 /* quads at a time whose left codes become 16 bits wide, once for all columns */
+
+/* 4 rows, 8 columns: as many sums as there are registers for. Two a column, of two codes of every quad each. */
+__attribute__((target("avx2"), noinline)) static void add_dots_avx2(
+    const uint16_t *left, const int8_t *right, int64_t quads, int32_t *sums)
+{
+    __m256i acc[4][2];
+    for (int i = 0; i < 4; i++)
+        acc[i][0] = acc[i][1] = _mm256_setzero_si256();
+    for (int64_t k = 0; k < quads; k++, left += 4 * ROWS, right += 4 * COLS) {
+        __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)right));
+        __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(right + 16)));
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            __m256i quad = _mm256_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)(left + 4 * i)));
+            acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(low, quad));
+            acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(high, quad));
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        __m256i *line = (__m256i *)(sums + i * COLS);
+        __m256i both = _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[i][0], acc[i][1]), 0xD8);
+        _mm256_storeu_si256(line, _mm256_add_epi32(_mm256_loadu_si256(line), both));
+    }
 }
 
 __attribute__((target("avx2"))) static inline void dot_avx2(
-    const int16_t *left, const int16_t *right, int64_t pairs, int32_t *sums)
+    const uint8_t *left, const int8_t *right, int64_t quads, int32_t *sums)
 {
-    for (int64_t part = 0; part < 4; part++) { /* 4 rows, 16 columns: as many sums as there are registers for */
-        const int16_t *a = left + part / 2 * 8, *b = right + part % 2 * 32;
-        __m256i acc[4][2];
-        for (int i = 0; i < 4; i++)
-            acc[i][0] = acc[i][1] = _mm256_setzero_si256();
-        for (int64_t k = 0; k < pairs; k++, a += 2 * ROWS, b += 2 * COLS) {
-            __m256i low = _mm256_loadu_si256((const __m256i *)b), high = _mm256_loadu_si256((const __m256i *)(b + 16));
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                __m256i pair = _mm256_set1_epi32(pair_of(a + 2 * i));
-                acc[i][0] = _mm256_add_epi32(acc[i][0], _mm256_madd_epi16(low, pair));
-                acc[i][1] = _mm256_add_epi32(acc[i][1], _mm256_madd_epi16(high, pair));
-            }
-        }
-        for (int i = 0; i < 4; i++) {
-            int32_t *line = sums + (part / 2 * 4 + i) * COLS + part % 2 * 16;
-            _mm256_storeu_si256((__m256i *)line, acc[i][0]);
-            _mm256_storeu_si256((__m256i *)(line + 8), acc[i][1]);
-        }
+    uint16_t wide[WIDENED * 4 * ROWS];
+    for (int64_t i = 0; i < ROWS; i++)
+        memcpy(sums + i * COLS, right, COLS * sizeof *sums);
+    for (right += 4 * COLS; quads > 0; quads -= WIDENED, left += WIDENED * 4 * ROWS, right += WIDENED * 4 * COLS) {
+        int64_t count = quads < WIDENED ? quads : WIDENED;
+        for (int64_t i = 0; i < count * 4 * ROWS; i++)
+            wide[i] = left[i];
+        for (int64_t row = 0; row < ROWS; row += 4)
+            for (int64_t col = 0; col < COLS; col += 8)
+                add_dots_avx2(wide + 4 * row, right + 4 * col, count, sums + row * COLS + col);
     }
 }
 
@@ -328,18 +349,21 @@ __attribute__((target("avx2"))) static uint32_t make_avx2(const struct job *job)
 #define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512"
 
 __attribute__((target(AVX512))) static inline void dot_avx512(
-    const int16_t *left, const int16_t *right, int64_t pairs, int32_t *sums)
+    const uint8_t *left, const int8_t *right, int64_t quads, int32_t *sums)
 {
     __m512i acc[ROWS][2];
-    for (int i = 0; i < ROWS; i++)
-        acc[i][0] = acc[i][1] = _mm512_setzero_si512();
-    for (int64_t k = 0; k < pairs; k++, left += 2 * ROWS, right += 2 * COLS) {
-        __m512i low = _mm512_loadu_si512(right), high = _mm512_loadu_si512(right + 32);
+    for (int i = 0; i < ROWS; i++) {
+        acc[i][0] = _mm512_loadu_si512(right);
+        acc[i][1] = _mm512_loadu_si512(right + 64);
+    }
+    for (int64_t k = 0; k < quads; k++, left += 4 * ROWS) {
+        right += 4 * COLS;
+        __m512i low = _mm512_loadu_si512(right), high = _mm512_loadu_si512(right + 64);
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++) {
-            __m512i pair = _mm512_set1_epi32(pair_of(left + 2 * i));
-            acc[i][0] = _mm512_dpwssd_epi32(acc[i][0], low, pair);
-            acc[i][1] = _mm512_dpwssd_epi32(acc[i][1], high, pair);
+            __m512i quad = _mm512_set1_epi32(quad_of(left + 4 * i));
+            acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], quad, low);
+            acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], quad, high);
         }
     }
     for (int i = 0; i < ROWS; i++) {
@@ -376,16 +400,35 @@ int64_t skillpack_variant(void)
     return 0;
 }
 
-/* Codes (items, rank) as (items / width, rank / 2, width, 2), both rounded up, with zeros where there is no code. */
-void skillpack_pack(const int8_t *codes, int64_t items, int64_t rank, int64_t width, int16_t *packed)
+/* Codes (rows, rank) plus 128, which makes them unsigned, as (rows / 8, rank / 4, 8, 4), both rounded up. */
+void skillpack_pack_left(const int8_t *codes, int64_t rows, int64_t rank, uint8_t *packed)
 {
-    for (int64_t first = 0; first < items; first += width) {
-        for (int64_t k = 0; k < rank; k += 2) {
-            for (int64_t i = first; i < first + width; i++) {
-                const int8_t *code = codes + i * rank + k;
-                *packed++ = i < items ? code[0] : 0;
-                *packed++ = i < items && k + 1 < rank ? code[1] : 0;
-            }
+    for (int64_t first = 0; first < rows; first += ROWS)
+        for (int64_t k = 0; k < rank; k += 4)
+            for (int64_t i = first; i < first + ROWS; i++)
+                for (int64_t at = k; at < k + 4; at++)
+                    *packed++ = (uint8_t)((i < rows && at < rank ? codes[i * rank + at] : 0) + 128);
+}
+
+/* Codes (cols, rank) as (cols / 32, 1 + rank / 4, 32, 4), both rounded up, zeros where there is no code. The first of
+ * the 1 + rank / 4 holds an int32 a column, what its sums begin with: -128 times its codes, for what left has more.
+ * Modulo 2^32, in which all sums are made: what comes out is within 2^24 by the format.
+ */
+void skillpack_pack_right(const int8_t *codes, int64_t cols, int64_t rank, int8_t *packed)
+{
+    for (int64_t first = 0; first < cols; first += COLS) {
+        int8_t *starts = packed;
+        packed += 4 * COLS;
+        for (int64_t k = 0; k < rank; k += 4)
+            for (int64_t j = first; j < first + COLS; j++)
+                for (int64_t at = k; at < k + 4; at++)
+                    *packed++ = j < cols && at < rank ? codes[j * rank + at] : 0;
+        for (int64_t j = first; j < first + COLS; j++, starts += 4) {
+            uint32_t sum = 0;
+            for (int64_t at = 0; at < rank && j < cols; at++)
+                sum += (uint32_t)codes[j * rank + at];
+            sum *= (uint32_t)-128;
+            memcpy(starts, &sum, sizeof sum);
         }
     }
 }

@@ -10,13 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any, Final
 
-from skillpack_format.arithmetic import BLOCK_ITEMS, NUMPY_BENCH, Bench, nonfinite, overflow
+from skillpack_format.arithmetic import NUMPY_BENCH, Bench, nonfinite, overflow
 from skillpack_format.dtypes import Array, DType
 from skillpack_format.lazy_numpy import np
 
@@ -55,10 +54,10 @@ class _Job(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Codes of ``items`` rows or columns as the kernel multiplies them: (tiles, pairs of codes, tile, 2) int16."""
+    """Codes (items, rank) as the kernel multiplies them: tiles of rows or columns, four codes of each side by side."""
 
-    panels: NDArray[np.int16]
-    items: int
+    tiles: Array
+    shape: tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ class Pending:
 class NativeBench:
     """The compiled bench. ``variant`` is one of the kernel's, for this processor the best if not given."""
 
-    block_items = BLOCK_ITEMS
+    block_items = 1 << 19  # fewer calls; a tile at a time is in the first cache whatever the block
 
     def __init__(self, library: ctypes.CDLL, variant: int | None = None) -> None:
         self._library = library
@@ -84,20 +83,27 @@ class NativeBench:
         return Pending(_checked(bits.reshape(shape), dtype.bit_pattern, shape), dtype.name, where)
 
     def left(self, codes: NDArray[np.int8]) -> Packed:
-        return self._packed(codes, _ROWS)
+        rows, rank = codes.shape
+        tiles = np.empty((-(-rows // _ROWS), -(-rank // 4), _ROWS, 4), np.uint8)
+        self._library.skillpack_pack_left(_address(_checked(codes, np.int8, codes.shape)), rows, rank, _address(tiles))
+        return Packed(tiles, (rows, rank))
 
     def right(self, codes: NDArray[np.int8]) -> Packed:
-        return self._packed(codes, _COLS)
+        cols, rank = codes.shape
+        tiles = np.empty((-(-cols // _COLS), 1 + -(-rank // 4), _COLS, 4), np.int8)
+        self._library.skillpack_pack_right(_address(_checked(codes, np.int8, codes.shape)), cols, rank, _address(tiles))
+        return Packed(tiles, (cols, rank))
 
     def add_product(self, acc: Pending, left: Packed, right: Packed, scale: float) -> None:
-        (rows, cols), pairs = acc.source.shape, left.panels.shape[1]
-        if (left.items, right.items) != (rows, cols):
-            raise ValueError(f"a product of shape {left.items, right.items}, {rows, cols} is due")
-        panels = (
-            _checked(left.panels, np.int16, (-(-rows // _ROWS), pairs, _ROWS, 2)),
-            _checked(right.panels, np.int16, (-(-cols // _COLS), pairs, _COLS, 2)),
+        (rows, cols), rank = acc.source.shape, left.shape[1]
+        if (left.shape, right.shape) != ((rows, rank), (cols, rank)):
+            raise ValueError(f"factors of shapes {left.shape} and {right.shape} for a sum of shape {rows, cols}")
+        quads = -(-rank // 4)
+        tiles = (
+            _checked(left.tiles, np.uint8, (-(-rows // _ROWS), quads, _ROWS, 4)),
+            _checked(right.tiles, np.int8, (-(-cols // _COLS), 1 + quads, _COLS, 4)),
         )
-        acc.addends.append(("product", pairs, scale, *panels))
+        acc.addends.append(("product", quads, scale, *tiles))
 
     def add_levels(self, acc: Pending, levels: NDArray[np.int16], scales: NDArray[np.float32], group: int) -> None:
         rows, cols = acc.source.shape
@@ -125,14 +131,6 @@ class NativeBench:
     def rounded(self, acc: Pending, dtype: DType, where: str) -> Array:
         return self._summed(acc, dtype.name, dtype.bit_pattern)
 
-    def _packed(self, codes: NDArray[np.int8], width: int) -> Packed:
-        items, rank = codes.shape
-        checked = _checked(codes, np.int8, (items, rank))
-        panels = np.empty((-(-items // width), -(-rank // 2), width, 2), np.int16)
-        sizes = [ctypes.c_int64(each) for each in (items, rank, width)]
-        self._library.skillpack_pack(_address(checked), *sizes, _address(panels))
-        return Packed(panels, items)
-
     def _summed(self, acc: Pending, dtype: str, item: np.dtype[Any], *, is_bounded: bool = True) -> NDArray[Any]:
         """The one call: ``acc`` as (rows, cols) of ``dtype``. payload.nonfinite, payload.overflow where bounded."""
         rows, cols = acc.source.shape
@@ -151,7 +149,7 @@ class NativeBench:
             cols=cols,
             addend_count=len(acc.addends),
         )
-        found = self._library.skillpack_make(ctypes.byref(job), ctypes.c_int64(self.variant))
+        found = self._library.skillpack_make(ctypes.byref(job), self.variant)
         if found & _NONFINITE:
             raise nonfinite(acc.where)
         if found & _OVERFLOW and is_bounded:
@@ -175,14 +173,20 @@ def cpu_bench() -> Bench:
 
 
 def _loaded(path: str) -> ctypes.CDLL | None:
+    number, address = ctypes.c_int64, ctypes.c_void_p
     try:
         found = ctypes.CDLL(path)
-        numbers: Sequence[Any] = (found.skillpack_kernel, found.skillpack_variant, found.skillpack_make)
+        for name, result, arguments in (
+            ("kernel", number, ()),
+            ("variant", number, ()),
+            ("make", number, (ctypes.POINTER(_Job), number)),
+            ("pack_left", None, (address, number, number, address)),
+            ("pack_right", None, (address, number, number, address)),
+        ):
+            function = getattr(found, f"skillpack_{name}")
+            function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError):  # not there, of another machine, or of something else
         return None
-    for each in numbers:
-        each.restype = ctypes.c_int64
-    found.skillpack_pack.restype = None
     return found if found.skillpack_kernel() == KERNEL else None
 
 
@@ -193,5 +197,6 @@ def _checked(values: Array, dtype: Any, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(values)
 
 
-def _address(values: Array) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.ctypes.data)
+def _address(values: Array) -> int:
+    address: int = values.__array_interface__["data"][0]
+    return address

@@ -69,6 +69,7 @@ class Slot:
         if self._filled < self.spec.nbytes:
             message = f"{self._filled} bytes given, {self.spec.nbytes} are due"
             raise error("usage.argument", f"tensor {self.spec.name!r}", message)
+        self._writer.file.begin_writing(self._offset, self.spec.nbytes)
         self._writer.count(self.spec.name)
 
 
