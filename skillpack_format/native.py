@@ -167,9 +167,12 @@ def library() -> ctypes.CDLL | None:
 
 @cache
 def cpu_bench() -> Bench:
-    """The fastest bench of this processor: the compiled one, or numpy's where there is none; the bits are the same."""
+    """The faster bench of this processor; the bits are the same.
+
+    numpy's where nothing was compiled, and where the kernel has plain C alone: its products are slower than a BLAS's.
+    """
     found = library()
-    return NUMPY_BENCH if found is None else NativeBench(found)
+    return NUMPY_BENCH if found is None or found.skillpack_variant() == 0 else NativeBench(found)
 
 
 def _loaded(path: str) -> ctypes.CDLL | None:

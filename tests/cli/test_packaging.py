@@ -7,7 +7,6 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -73,7 +72,7 @@ def build(source, what, environment=None):
 
 def installed(wheel, folder):
     """Where the library is, unpacked from a wheel, and whether it finds its kernel."""
-    zipfile.ZipFile(wheel).extractall(folder)
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(folder)], check=True)
     paths = {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}
     asked = subprocess.run(
         [sys.executable, "-c", ASK], cwd=folder, capture_output=True, check=True, text=True, env={**os.environ, **paths}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,11 @@ def test_only_what_fits_reaches_the_kernel() -> None:
 
 def test_without_a_kernel_numpy_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", lambda: None)
+    assert native.cpu_bench.__wrapped__() is NUMPY_BENCH
+
+
+def test_a_processor_without_vectors_of_its_own_is_served_by_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: SimpleNamespace(skillpack_variant=lambda: 0))
     assert native.cpu_bench.__wrapped__() is NUMPY_BENCH
 
 

@@ -46,6 +46,18 @@ def test_bytes_of_any_buffer_are_written(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == bytes(range(8)) + bytes(8)
 
 
+def test_bytes_whose_writing_has_begun_are_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with OutputFile(tmp_path / "out") as file:
+        file.write(b"0123456789" * 2000)
+        file.begin_writing(0, 10000)
+        file.begin_writing(10000, 10000)
+        monkeypatch.setattr(os, "posix_fadvise", failing(errno.EINVAL))
+        file.begin_writing(0, 20000)
+        monkeypatch.delattr(os, "posix_fadvise")
+        file.begin_writing(0, 20000)
+    assert (tmp_path / "out").read_bytes() == b"0123456789" * 2000
+
+
 def test_a_new_file_never_takes_an_existing_path(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("elsewhere")
     with refusing("output.exists"):
