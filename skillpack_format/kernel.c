@@ -400,14 +400,24 @@ int64_t skillpack_variant(void)
     return 0;
 }
 
+/* Four codes of an item from `at` on, zeros where there is none. */
+INLINE uint32_t quad_at(const int8_t *codes, int64_t items, int64_t rank, int64_t item, int64_t at)
+{
+    uint32_t quad = 0;
+    if (item < items)
+        memcpy(&quad, codes + item * rank + at, rank - at < 4 ? (size_t)(rank - at) : 4);
+    return quad;
+}
+
 /* Codes (rows, rank) plus 128, which makes them unsigned, as (rows / 8, rank / 4, 8, 4), both rounded up. */
 void skillpack_pack_left(const int8_t *codes, int64_t rows, int64_t rank, uint8_t *packed)
 {
     for (int64_t first = 0; first < rows; first += ROWS)
         for (int64_t k = 0; k < rank; k += 4)
-            for (int64_t i = first; i < first + ROWS; i++)
-                for (int64_t at = k; at < k + 4; at++)
-                    *packed++ = (uint8_t)((i < rows && at < rank ? codes[i * rank + at] : 0) + 128);
+            for (int64_t i = first; i < first + ROWS; i++, packed += 4) {
+                uint32_t quad = quad_at(codes, rows, rank, i, k) ^ 0x80808080u;
+                memcpy(packed, &quad, sizeof quad);
+            }
 }
 
 /* Codes (cols, rank) as (cols / 32, 1 + rank / 4, 32, 4), both rounded up, zeros where there is no code. The first of
@@ -417,19 +427,18 @@ void skillpack_pack_left(const int8_t *codes, int64_t rows, int64_t rank, uint8_
 void skillpack_pack_right(const int8_t *codes, int64_t cols, int64_t rank, int8_t *packed)
 {
     for (int64_t first = 0; first < cols; first += COLS) {
-        int8_t *starts = packed;
-        packed += 4 * COLS;
-        for (int64_t k = 0; k < rank; k += 4)
-            for (int64_t j = first; j < first + COLS; j++)
-                for (int64_t at = k; at < k + 4; at++)
-                    *packed++ = j < cols && at < rank ? codes[j * rank + at] : 0;
-        for (int64_t j = first; j < first + COLS; j++, starts += 4) {
+        for (int64_t j = first; j < first + COLS; j++, packed += 4) {
             uint32_t sum = 0;
             for (int64_t at = 0; at < rank && j < cols; at++)
                 sum += (uint32_t)codes[j * rank + at];
-            sum *= (uint32_t)-128;
-            memcpy(starts, &sum, sizeof sum);
+            uint32_t start = sum * (uint32_t)-128;
+            memcpy(packed, &start, sizeof start);
         }
+        for (int64_t k = 0; k < rank; k += 4)
+            for (int64_t j = first; j < first + COLS; j++, packed += 4) {
+                uint32_t quad = quad_at(codes, cols, rank, j, k);
+                memcpy(packed, &quad, sizeof quad);
+            }
     }
 }
 
