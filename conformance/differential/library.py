@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from skillpack_format import Limits, SkillPackError, open_pack, validate, wire
-from skillpack_format.arithmetic import NUMPY_BENCH
 from skillpack_format.container import read_header
 from skillpack_format.digest import sha256
+from skillpack_format.native import cpu_bench
 from skillpack_format.ops.chain import Chain
 from skillpack_format.ops.inspection import inspect, render
 from skillpack_format.progress import silent
@@ -46,7 +46,7 @@ class Reader:
     def _apply(self, question: Question) -> str:
         with open_pack(self._pack, LIMITS_HERE) as pack:
             checkpoint = self._base(question.base)
-            chain = Chain(checkpoint, [pack], 1.0, NUMPY_BENCH)
+            chain = Chain(checkpoint, [pack], 1.0, cpu_bench())
             lines = []
             for name, spec in chain.specs.items():
                 digest = hashlib.sha256()

@@ -32,7 +32,7 @@ from fuzz.mutators import (
     mutate_text,
 )
 from skillpack_format import bits, container, manifest, storage, wire
-from skillpack_format.arithmetic import NUMPY_BENCH
+from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.calibration import read_texts
 from skillpack_format.catalog import CODECS, ENCODINGS
 from skillpack_format.classes import user_rule
@@ -43,6 +43,7 @@ from skillpack_format.encodings._base import PartSpec
 from skillpack_format.errors import SkillPackError
 from skillpack_format.limits import DEFAULT_LIMITS
 from skillpack_format.making import Change, make, start_of
+from skillpack_format.native import cpu_bench
 from skillpack_format.ops.application import apply
 from skillpack_format.ops.inspection import inspect
 from skillpack_format.ops.validation import validate
@@ -244,8 +245,12 @@ def component(name: str) -> Target:
         base = (content * (1 + MAX_CONTENT // (len(content) or 1)) + bytes(MAX_CONTENT))[
             : tensor_nbytes(target.dtype, target.shape)
         ]
-        made = make(start_of(base, kind, kind), kind, change, NUMPY_BENCH, "fuzz")
-        require_equal(made.nbytes, len(base), "the result has the size of its kind")
+        found = [_made(bench, base, kind, change) for bench in (NUMPY_BENCH, cpu_bench())]
+        made, other = (each.code if isinstance(each, SkillPackError) else each for each in found)
+        require_equal(other, made, "every bench makes the same bits, or refuses for the same reason")
+        if isinstance(found[0], SkillPackError):
+            raise found[0]
+        require_equal(len(made), len(base), "the result has the size of its kind")
 
     def seeds() -> list[bytes]:
         found = [
@@ -257,6 +262,14 @@ def component(name: str) -> Target:
         return found or [msgpack.packb(["BF16", [2, 3], {}, bytes(12)])]
 
     return Target(f"encoding {name}", seeds, run, mutate_component, 4 * MIB)
+
+
+def _made(bench: Bench, base: bytes, kind: TensorKind, change: Change) -> bytes | SkillPackError:
+    """The result or its refusal."""
+    try:
+        return make(start_of(base, kind, kind), kind, change, bench, "fuzz").tobytes()
+    except SkillPackError as found:
+        return found
 
 
 def _content_of(parts: Any) -> bytes:
