@@ -346,7 +346,12 @@ __attribute__((target("avx2"))) static uint32_t make_avx2(const struct job *job)
     return make_tiles(job, dot_avx2);
 }
 
-#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512"
+#define AVX512_SETS "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+#ifdef __clang__
+#define AVX512 AVX512_SETS
+#else
+#define AVX512 AVX512_SETS ",prefer-vector-width=512"
+#endif
 
 __attribute__((target(AVX512))) static inline void dot_avx512(
     const uint8_t *left, const int8_t *right, int64_t quads, int32_t *sums)
