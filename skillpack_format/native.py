@@ -71,7 +71,7 @@ class Pending:
 
 
 class NativeBench:
-    """The compiled bench. ``variant`` is one of the kernel's, for this processor the best if not given."""
+    """The compiled bench. ``variant`` is one of the kernel's that this processor has, the best if not given."""
 
     block_items = 1 << 19  # fewer calls; a tile at a time is in the first cache whatever the block
 
@@ -107,7 +107,7 @@ class NativeBench:
 
     def add_levels(self, acc: Pending, levels: NDArray[np.int16], scales: NDArray[np.float32], group: int) -> None:
         rows, cols = acc.source.shape
-        group = min(group, cols)
+        group = max(1, min(group, cols))  # the kernel divides by it
         checked = _checked(levels, np.int16, (rows, cols)), _checked(scales, np.float32, (rows, -(-cols // group)))
         acc.addends.append(("levels", group, 0.0, *checked))
 
@@ -126,13 +126,13 @@ class NativeBench:
         acc.source, acc.dtype, acc.addends = summed, "F64", []
 
     def float32(self, acc: Pending) -> NDArray[np.float32]:
-        return self._summed(acc, "F32", np.dtype(np.float32), is_bounded=False)
+        return self._summed(acc, "F32", np.dtype(np.float32))
 
     def rounded(self, acc: Pending, dtype: DType, where: str) -> Array:
-        return self._summed(acc, dtype.name, dtype.bit_pattern)
+        return self._summed(acc, dtype.name, dtype.bit_pattern, bounded_at=where)
 
-    def _summed(self, acc: Pending, dtype: str, item: np.dtype[Any], *, is_bounded: bool = True) -> NDArray[Any]:
-        """The one call: ``acc`` as (rows, cols) of ``dtype``. payload.nonfinite, payload.overflow where bounded."""
+    def _summed(self, acc: Pending, dtype: str, item: np.dtype[Any], *, bounded_at: str | None = None) -> NDArray[Any]:
+        """The one call: ``acc`` as (rows, cols) of ``dtype``. payload.nonfinite; where bounded, payload.overflow."""
         rows, cols = acc.source.shape
         target = np.empty((rows, cols), item)
         addends = (_Addend * len(acc.addends))()
@@ -152,8 +152,8 @@ class NativeBench:
         found = self._library.skillpack_make(ctypes.byref(job), self.variant)
         if found & _NONFINITE:
             raise nonfinite(acc.where)
-        if found & _OVERFLOW and is_bounded:
-            raise overflow(dtype, acc.where)
+        if found & _OVERFLOW and bounded_at is not None:
+            raise overflow(dtype, bounded_at)
         return target
 
 

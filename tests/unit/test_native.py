@@ -197,6 +197,7 @@ def test_only_what_fits_reaches_the_kernel() -> None:
         lambda: bench.add_values(acc, np.zeros((4, 6), f64)),
         lambda: bench.add_levels(acc, np.zeros((4, 6), i16), np.zeros((4, 2), f32), 2),
         lambda: bench.add_levels(acc, np.zeros((4, 6), i16), np.zeros((3, 3), f32), 2),
+        lambda: bench.add_levels(acc, np.zeros((4, 6), i16), np.zeros((4, 3), f32), 0),
         lambda: bench.add_levels(acc, np.zeros((4, 6), np.int8), np.zeros((4, 3), f32), 2),
         lambda: bench.add_outer(acc, np.zeros((2, 4)), np.zeros((3, 6))),
         lambda: bench.add_outer(acc, np.zeros((2, 3)), np.zeros((2, 6))),
