@@ -10,6 +10,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __FAST_MATH__
+#error "the arithmetic is defined to the bit: no -ffast-math"
+#endif
+
 #define SKILLPACK_KERNEL 1
 #define ROWS 8
 #define COLS 32
@@ -447,8 +451,7 @@ void skillpack_pack_right(const int8_t *codes, int64_t cols, int64_t rank, int8_
     }
 }
 
-/* Makes (rows, cols); whether an element of the source is not finite (1), or a result is out of range (2). */
-int64_t skillpack_make(const struct job *job, int64_t variant)
+static uint32_t make_as(const struct job *job, int64_t variant)
 {
 #ifdef X86
     if (variant == 2)
@@ -458,4 +461,20 @@ int64_t skillpack_make(const struct job *job, int64_t variant)
 #endif
     (void)variant;
     return make_plain(job);
+}
+
+/* Makes (rows, cols); whether an element of the source is not finite (1), or a result is out of range (2). Another
+ * library may have this thread flush subnormals, or round in another way: not here.
+ */
+int64_t skillpack_make(const struct job *job, int64_t variant)
+{
+#ifdef X86
+    unsigned int before = _mm_getcsr();
+    _mm_setcsr(0x1F80); /* as a thread begins: to nearest, gradual underflow, nothing trapped */
+#endif
+    uint32_t found = make_as(job, variant);
+#ifdef X86
+    _mm_setcsr(before);
+#endif
+    return found;
 }

@@ -138,6 +138,21 @@ def test_a_sum_is_rounded_twice(variant: int) -> None:
 
 
 @EACH
+def test_subnormals_are_kept_where_torch_flushes_them(variant: int) -> None:
+    torch = pytest.importorskip("torch", reason="torch is an extra")
+    bench, bits = native_bench(variant), np.array([[1, 0x80000003, 0x007FFFFF]], "<u4")
+    if not torch.set_flush_denormal(True):
+        pytest.skip("torch cannot flush subnormals on this processor")
+    try:
+        found = summed(bench, bits, "F32", "F32", [])
+        still = (torch.tensor([2.0**-140]) * 1).tolist()
+    finally:
+        torch.set_flush_denormal(False)
+    assert found == bits.tobytes()
+    assert still == [0.0]  # torch finds its own setting as it was
+
+
+@EACH
 @pytest.mark.parametrize("rank", [1, 2, 3, 255, 5000])
 @pytest.mark.parametrize("shape", [(1, 1), (8, 32), (9, 33), (7, 31), (17, 200)])
 def test_products_of_every_rank_are_exact(variant: int, rank: int, shape: tuple[int, int]) -> None:
