@@ -27,6 +27,7 @@ from skillpack_format.manifest import Component, Entry
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices, Treatment, Unchanged
 from skillpack_format.slicing import reach
 
+CHUNK_BYTES: Final = 1 << 16  # small enough for a slice to read little more than it needs, large enough for zstd
 FAR_LARGER: Final = 0.5  # one over: times by which a sample must say that an exact code is larger to be believed
 WIDE: Final = 4.0  # bits of an exact code for each element above which some low rank may pay for itself
 LEAST_NOISE: Final = 1e-9

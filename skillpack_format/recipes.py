@@ -9,11 +9,6 @@ from typing import Final
 
 from skillpack_format.errors import error
 
-CHUNK_BYTES: Final = 1 << 16  # small enough for a slice to read little more than it needs, large enough for zstd
-# Differences are sorted, and what lies near is alike: a table of symbols for every 16 KiB gives 1 to 5 % less on three
-# models. Codes of factors lie as they come, and the same costs them up to 3 % more.
-SORTED_CHUNK_BYTES: Final = 1 << 14
-
 
 @dataclass(frozen=True, slots=True)
 class Lossless:
@@ -90,14 +85,13 @@ class Recipe:
     name: str
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     price: float | None = None  # of the planned tensors, where the caller sets no goal: see planning.Quality
-    chunk_bytes: int = CHUNK_BYTES  # decoded bytes of the pack's chunks
 
     def treatment(self, tensor_class: str) -> Treatment:
         return self.treatments.get(tensor_class, Lossless())
 
 
 MATRIX_CLASSES: Final = ("attention", "embedding", "expert", "head", "mlp")
-LOSSLESS: Final = Recipe("lossless", chunk_bytes=SORTED_CHUNK_BYTES)
+LOSSLESS: Final = Recipe("lossless")
 
 
 def sliced(name: str, step: float, cosine: float) -> Recipe:

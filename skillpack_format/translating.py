@@ -13,7 +13,7 @@ import numpy as np
 
 from skillpack_format import encoders
 from skillpack_format.arithmetic import Bench
-from skillpack_format.coding import change_of, entry_of, stats_of
+from skillpack_format.coding import CHUNK_BYTES, change_of, entry_of, stats_of
 from skillpack_format.contents import StoredContent, is_compatible, store_encoded, target_of
 from skillpack_format.digest import Bytes, TensorIdentity, TensorKind, sha256_of
 from skillpack_format.dtypes import Array, convert_bits, dtype_named, numel
@@ -24,7 +24,6 @@ from skillpack_format.errors import error, located
 from skillpack_format.importers._base import Change, Rows, Source
 from skillpack_format.making import Start, make, start_of
 from skillpack_format.manifest import Component, Entry
-from skillpack_format.recipes import CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from skillpack_format.arithmetic import NUMPY_BENCH
 from skillpack_format.catalog import encoding_named
 from skillpack_format.classes import class_of, module_of
+from skillpack_format.coding import CHUNK_BYTES
 from skillpack_format.contents import StoredContent, store_encoded, target_of
 from skillpack_format.digest import TensorIdentity, checkpoint_digest, sha256, sha256_of
 from skillpack_format.dtypes import Array, dtype_named, float32_to_bits
@@ -27,7 +28,6 @@ from skillpack_format.encodings._base import Encoded
 from skillpack_format.listing import Listing, base_ref, kind_of
 from skillpack_format.making import Change, Start, make
 from skillpack_format.manifest import Component, Entry, Manifest, ResultRef
-from skillpack_format.recipes import CHUNK_BYTES
 from skillpack_format.stores.header import TensorSpec
 from skillpack_format.stores.safetensors_files import open_checkpoint
 from skillpack_format.stores.shards import ShardWriter, encode_index

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from skillpack_format.arithmetic import Bench
 from skillpack_format.classes import Rule, class_of, module_of
-from skillpack_format.coding import Coded, Job
+from skillpack_format.coding import CHUNK_BYTES, Coded, Job
 from skillpack_format.digest import checkpoint_digest, sha256
 from skillpack_format.dtypes import numel
 from skillpack_format.errors import error
@@ -27,6 +27,7 @@ from skillpack_format.listing import Listing, base_ref, listing_of
 from skillpack_format.manifest import Entry, Manifest, ResultRef, parse_metadata
 from skillpack_format.native import cpu_bench
 from skillpack_format.ops.carried import CarriedFile, layout_of, left_out, side_files
+from skillpack_format.ops.chunks import chunk_bytes_of
 from skillpack_format.ops.plans import PlanReport, Tensors, at_price, goal_of, make_plan, plan_at_price
 from skillpack_format.output_paths import require_absent, require_not_input
 from skillpack_format.planning import Budget, Goal, Quality, SettledGoal, Share
@@ -139,7 +140,7 @@ def convert(
         if options.side_files:
             warnings += left_out(before, after)
         with PackWriter(
-            pack, chunk_bytes=options.recipe.chunk_bytes, overwrite=options.overwrite, limits=options.limits
+            pack, chunk_bytes=work.chunk_bytes, overwrite=options.overwrite, limits=options.limits
         ) as writer:
             if work.is_planned:
                 tensors, goal = _tensors(work, files, partial(_code_once, work, writer), progress), work.goal
@@ -157,7 +158,7 @@ def convert(
                 manifest = replace(manifest, layout=layout)
                 warnings += remarks
             for each in (*files, *parts):
-                writer.add(each.content(options.codec, options.recipe.chunk_bytes))
+                writer.add(each.content(options.codec, work.chunk_bytes))
             before.require_unchanged()
             after.require_unchanged()
             pack_bytes = writer.seal(manifest)
@@ -203,6 +204,12 @@ class _Work:
         own = (name for name in self.new if name not in self.aliases)
         return all(class_of(name, self.options.rules) != "head" for name in own)
 
+    @cached_property
+    def chunk_bytes(self) -> int:
+        """Decoded bytes of the pack's chunks."""
+        is_exact = all(isinstance(_treatment(name, self.options), Lossless) for name in self.coded)
+        return chunk_bytes_of(self.before, self.after, self.coded) if is_exact else CHUNK_BYTES
+
     @property
     def goal(self) -> SettledGoal:
         tuned_bytes = sum(spec.nbytes for spec in self.after.specs.values())
@@ -231,7 +238,7 @@ class _Work:
             tuned=tuned,
             treatment=self.treatment(name),
             codec=self.options.codec,
-            chunk_bytes=self.options.recipe.chunk_bytes,
+            chunk_bytes=self.chunk_bytes,
             bench=self.options.bench or cpu_bench(),
             is_head=self.is_tied and is_table_of_tokens(name),
         )
@@ -285,7 +292,7 @@ def _tensors(
     """What gets components, for a plan, and what the rest of the pack takes."""
     rest = [work.code(name, Lossless()) for name in work.names if name not in set(work.coded)]
     frame = manifest_of(work.old, (each.entry for each in rest), files, work.options.metadata).to_bytes()
-    contents = [each.content(work.options.codec, work.options.recipe.chunk_bytes) for each in files]
+    contents = [each.content(work.options.codec, work.chunk_bytes) for each in files]
     table = sum(SEGMENT_BYTES + len(each.table) + align(each.nbytes) for each in contents)
     return Tensors(
         names=work.coded,
@@ -341,7 +348,7 @@ def _key(name: str, treatment: Treatment, work: _Work) -> bytes:
         new=work.new[name],
         treatment=treatment,
         codec=work.options.codec,
-        chunk_bytes=work.options.recipe.chunk_bytes,
+        chunk_bytes=work.chunk_bytes,
         bench=work.options.bench or cpu_bench(),
     )
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from skillpack_format import wire
 from skillpack_format.arithmetic import Bench
 from skillpack_format.classes import Rule, class_of
+from skillpack_format.coding import CHUNK_BYTES
 from skillpack_format.contents import plan
 from skillpack_format.digest import sha256
 from skillpack_format.dtypes import numel
@@ -33,7 +34,6 @@ from skillpack_format.ops.conversion import manifest_of, require_metadata
 from skillpack_format.output_paths import require_absent, require_not_input
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import change_of
-from skillpack_format.recipes import CHUNK_BYTES
 from skillpack_format.sources import SourceFile
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.stores.torch_archives import ZIP_MAGIC, open_archive

@@ -7,9 +7,9 @@ import pytest
 from builders import f32, kind, nbytes, random_bytes
 
 from skillpack_format.arithmetic import NUMPY_BENCH
-from skillpack_format.coding import Coded, Job, code
+from skillpack_format.coding import CHUNK_BYTES, Coded, Job, code
 from skillpack_format.digest import TensorIdentity, TensorKind, sha256
-from skillpack_format.recipes import CHUNK_BYTES, Bands, Lossless, Prune, Slices, Treatment
+from skillpack_format.recipes import Bands, Lossless, Prune, Slices, Treatment
 
 LOSSLESS = Lossless()
 

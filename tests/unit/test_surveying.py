@@ -11,10 +11,10 @@ from builders import kind
 
 from skillpack_format import sensitivity
 from skillpack_format.arithmetic import NUMPY_BENCH
-from skillpack_format.coding import Job, code
+from skillpack_format.coding import CHUNK_BYTES, Job, code
 from skillpack_format.digest import TensorIdentity, sha256
 from skillpack_format.planning import Survey
-from skillpack_format.recipes import CHUNK_BYTES, Lossless, Planned, Priced, Prune, Slices, Unchanged
+from skillpack_format.recipes import Lossless, Planned, Priced, Prune, Slices, Unchanged
 from skillpack_format.surveying import between, choose, figures, measured, survey
 
 
