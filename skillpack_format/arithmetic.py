@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from skillpack_format.codes import CodeMatrix, Levels
 from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bits, largest_magnitude
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.lazy_numpy import np
@@ -89,6 +91,9 @@ class Bench(Protocol):
 
     An accumulator holds (rows, cols) float64. Every ``add_`` adds in place, and what it is given stays as it is until
     ``rounded`` or ``float32``: a bench may put the work off till then.
+
+    Codes come as they are stored and are unpacked where the bench computes: ``signed``, ``half_steps`` and ``factor``
+    give arrays of the device, of which rows and columns may be taken by slices.
     """
 
     @property
@@ -101,38 +106,73 @@ class Bench(Protocol):
         payload.nonfinite, here or when the sum is asked for, where one is NaN or infinite.
         """
 
-    def left(self, codes: NDArray[np.int8]) -> DeviceArray:
-        """Integer codes (rows, r) as the left operand of ``add_product``."""
+    def for_tensor(self, where: str, items: int) -> AbstractContextManager[Bench]:
+        """The bench on which the calling thread makes one tensor, of ``items`` elements and called ``where``.
 
-    def right(self, codes: NDArray[np.int8]) -> DeviceArray:
-        """Integer codes (cols, r) as the right operand of ``add_product``."""
+        A bench of several devices chooses one, and waits until there is room; the others are that bench themselves.
+        """
+
+    def signed(self, codes: CodeMatrix) -> DeviceArray:
+        """(rows, cols) int8, the codes less 2^(bits - 1)."""
+
+    def half_steps(self, levels: Levels) -> DeviceArray:
+        """(rows, cols) int16, 2q - zero."""
+
+    def factor(self, numbers: Levels | NDArray[np.float32], weights: NDArray[np.float64] | None) -> DeviceArray:
+        """(r, dim) float64: ``numbers``, or each row of them times its weight (r,), that product rounded."""
+
+    def left(self, codes: DeviceArray) -> DeviceArray:
+        """Integer codes (rows, r), as ``signed`` gives them, as the left operand of ``add_product``."""
+
+    def right(self, codes: DeviceArray) -> DeviceArray:
+        """Integer codes (cols, r), as ``signed`` gives them, as the right operand of ``add_product``."""
 
     def add_product(self, acc: DeviceArray, left: DeviceArray, right: DeviceArray, scale: float) -> None:
         """``scale`` times the exact integer product (rows, r) @ (r, cols); every sum stays within 2^24."""
 
-    def add_levels(self, acc: DeviceArray, levels: NDArray[np.int16], scales: NDArray[np.float32], group: int) -> None:
-        """Each of ``levels`` (rows, cols) times the scale of its ``group`` columns: ``scales`` (rows, groups)."""
+    def add_levels(self, acc: DeviceArray, levels: DeviceArray, scales: NDArray[np.float32], group: int) -> None:
+        """Each of ``levels`` (rows, cols), as ``half_steps`` gives them, times the scale of its ``group`` columns:
+        ``scales`` (rows, groups)."""
 
     def add_values(self, acc: DeviceArray, values: NDArray[np.float32]) -> None:
         """``values`` (rows, cols)."""
 
-    def add_outer(self, acc: DeviceArray, left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
-        """The outer products of the rows of ``left`` (r, rows) and ``right`` (r, cols), one after the other.
-
-        Each product and each sum is rounded by itself (factors.md).
+    def add_outer(self, acc: DeviceArray, left: DeviceArray, right: DeviceArray) -> None:
+        """The outer products of the rows of ``left`` (r, rows) and ``right`` (r, cols), one after the other; both as
+        ``factor`` gives them. Each product and each sum is rounded by itself (factors.md).
         """
 
     def add_at(self, acc: DeviceArray, positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
         """``values`` at different ``positions`` of the flat accumulator."""
 
     def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
-        """``acc`` rounded to float32, nearest even, (rows, cols) on the host."""
+        """``acc`` rounded to float32, nearest even, (rows, cols) on the host.
+
+        Valid until the calling thread asks for the next, and so is what ``rounded`` gives.
+        """
 
     def rounded(self, acc: DeviceArray, dtype: DType, where: str) -> Array:
         """``acc`` rounded to float32 and to ``dtype`` (num.round): (rows, cols) bit patterns on the host.
 
         payload.overflow where one is infinite.
         """
+
+
+class HostBench:
+    """What benches of the host's memory do alike: codes are unpacked by numpy, and every tensor is made there."""
+
+    def for_tensor(self, where: str, items: int) -> AbstractContextManager[Any]:
+        return nullcontext(self)
+
+    def signed(self, codes: CodeMatrix) -> DeviceArray:
+        return codes.signed()
+
+    def half_steps(self, levels: Levels) -> DeviceArray:
+        return levels.half_steps()
+
+    def factor(self, numbers: Levels | NDArray[np.float32], weights: NDArray[np.float64] | None) -> DeviceArray:
+        values = numbers.numbers() if isinstance(numbers, Levels) else numbers.astype(np.float64)
+        return values if weights is None else values * weights[:, None]
 
 
 class Scratch:
@@ -151,7 +191,7 @@ class Scratch:
         return whole[:items].reshape(shape)
 
 
-class NumpyBench:
+class NumpyBench(HostBench):
     """The reference bench: every operation at once, and the only one where nothing was compiled."""
 
     block_items = BLOCK_ITEMS

@@ -56,45 +56,47 @@ def unpack(packed: Codes, count: int, bits: int, packing: str, where: str) -> Co
 
     The caller has checked that ``packed`` has ``packed_nbytes(count, bits, packing)`` bytes.
     """
+    require_spare_bits_zero(packed, count, bits, packing, where)
+    return unpack_checked(packed, count, bits, packing)
+
+
+def require_spare_bits_zero(packed: Codes, count: int, bits: int, packing: str, where: str) -> None:
+    """payload.padding-bits when a bit of ``packed`` that belongs to none of the ``count`` codes is set."""
+    lanes = 8 // bits
+    used = 8 if packing == "stream" else lanes * bits
+    of_last = count * bits % 8 if packing == "stream" else count % lanes * bits
+    in_any = int(np.bitwise_or.reduce(packed)) >> used  # of every byte
+    in_last = int(packed[-1]) >> of_last if of_last else 0
+    if in_any or in_last:
+        raise error("payload.padding-bits", where, "a spare bit of the packed codes is set, all must be zero")
+
+
+def unpack_checked(packed: Codes, count: int, bits: int, packing: str) -> Codes:
+    """``unpack`` of what ``require_spare_bits_zero`` has passed."""
     if bits == 8:
-        return packed
+        return packed[:count]
     if packing == "stream":
         ones = np.unpackbits(packed, bitorder="little")
-        _require_zero(ones[count * bits :], where)
         padded = np.zeros((count, 8), np.uint8)
         padded[:, :bits] = ones[: count * bits].reshape(count, bits)
         return np.packbits(padded, axis=1, bitorder="little").reshape(-1)
     lanes = 8 // bits
-    if lanes * bits < 8:
-        _require_zero(packed >> np.uint8(lanes * bits), where)
     mask = np.uint8((1 << bits) - 1)
     codes = np.empty(packed.size * lanes, np.uint8)
     for lane in range(lanes):
         codes[lane::lanes] = (packed >> np.uint8(lane * bits)) & mask
-    _require_zero(codes[count:], where)
     return codes[:count]
 
 
 def packed_run(run: slice, count: int, bits: int, packing: str) -> slice:
-    """Which of the bytes of ``count`` packed codes ``unpack_run`` takes for the codes ``run``."""
-    first, last = _groups_of_eight(run, count)
+    """Which of the bytes of ``count`` packed codes hold the codes ``run``: from whole bytes of eight codes on."""
+    first, last = codes_beside(run, count)
     return slice(packed_nbytes(first, bits, packing), packed_nbytes(last, bits, packing))
 
 
-def unpack_run(packed: Codes, run: slice, count: int, bits: int, packing: str, where: str) -> Codes:
-    """The codes ``run`` of ``count``, from the bytes ``packed_run``; as ``unpack``."""
-    first, last = _groups_of_eight(run, count)
-    return unpack(packed, last - first, bits, packing, where)[run.start - first : run.stop - first]
-
-
-def _groups_of_eight(run: slice, count: int) -> tuple[int, int]:
-    """From which code to which: eight codes fill whole bytes in either packing."""
+def codes_beside(run: slice, count: int) -> tuple[int, int]:
+    """From which code to which ``packed_run`` goes: eight codes fill whole bytes in either packing."""
     return run.start // 8 * 8, min(-(-run.stop // 8) * 8, count)
-
-
-def _require_zero(spare: Codes, where: str) -> None:
-    if spare.any():
-        raise error("payload.padding-bits", where, "a spare bit of the packed codes is set, all must be zero")
 
 
 def split_planes(items: NDArray[Any], width: int) -> list[Codes]:

@@ -6,19 +6,15 @@ value = (2q - zero) * scale. Encoders here are symmetric: zero = 2^bits - 1, so 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skillpack_format.arithmetic import SMALLEST_SCALE
+from skillpack_format.codes import spread
 from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bits
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-def spread(per_group: NDArray[Any], group: int, cols: int) -> NDArray[Any]:
-    """(..., groups) to (..., cols): every column gets its group's entry; the last group may be short."""
-    return np.repeat(per_group, min(group, cols), axis=-1)[..., :cols]
 
 
 def symmetric_codes(

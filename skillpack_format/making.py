@@ -99,7 +99,8 @@ def made_blocks(
     target = target_of(result)
     grid = target.grid if target.dtype.itemsize else Grid.of((tensor_nbytes(target.dtype, target.shape),))
     if change.rewriting is None:
-        yield from _added_blocks(read, dtype, target.dtype, grid, change.additive, bench, where)
+        with bench.for_tensor(where, grid.items) as chosen:
+            yield from _added_blocks(read, dtype, target.dtype, grid, change.additive, chosen, where)
     elif not change.additive:
         for items in _runs(grid.items, change.rewriting.span):
             source = read(items)
@@ -107,8 +108,9 @@ def made_blocks(
             yield items, change.rewriting.rewrite(bits, items.start)
     else:
         made = np.empty(grid.items, target.dtype.bit_pattern)
-        for items, bits in _added_blocks(read, dtype, target.dtype, grid, change.additive, bench, where):
-            made[items] = bits
+        with bench.for_tensor(where, grid.items) as chosen:
+            for items, bits in _added_blocks(read, dtype, target.dtype, grid, change.additive, chosen, where):
+                made[items] = bits
         for items in _runs(grid.items, change.rewriting.span):
             made[items] = change.rewriting.rewrite(made[items], items.start)
         yield slice(0, grid.items), made
@@ -137,14 +139,15 @@ def _added_blocks(
         yield block.items, _add(source, source_dtype, bits, dtype, block, additive, bench, where) if additive else bits
 
 
-def delta_of(grid: Grid, additive: Sequence[Additive], bench: Bench) -> NDArray[np.float32]:
+def delta_of(grid: Grid, additive: Sequence[Additive], bench: Bench, where: str = "") -> NDArray[np.float32]:
     """The sum of additive components alone, rounded to float32: flat."""
     delta, zero = np.empty(grid.items, np.float32), dtype_named("F32")
-    for block in grid.blocks(bench.block_items):
-        acc = bench.accumulator(np.zeros(block.shape, zero.bit_pattern), zero, block.shape, "")
-        for component in additive:
-            component.add(acc, block, bench)
-        delta[block.items] = bench.float32(acc).reshape(-1)
+    with bench.for_tensor(where, grid.items) as chosen:
+        for block in grid.blocks(chosen.block_items):
+            acc = chosen.accumulator(np.zeros(block.shape, zero.bit_pattern), zero, block.shape, "")
+            for component in additive:
+                component.add(acc, block, chosen)
+            delta[block.items] = chosen.float32(acc).reshape(-1)
     return delta
 
 

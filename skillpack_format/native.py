@@ -15,7 +15,7 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import TYPE_CHECKING, Any, Final
 
-from skillpack_format.arithmetic import NUMPY_BENCH, Bench, nonfinite, overflow
+from skillpack_format.arithmetic import NUMPY_BENCH, Bench, HostBench, nonfinite, overflow
 from skillpack_format.dtypes import Array, DType
 from skillpack_format.lazy_numpy import np
 
@@ -70,7 +70,7 @@ class Pending:
     addends: list[tuple[str, int, float, Array, Array | None]] = field(default_factory=list)
 
 
-class NativeBench:
+class NativeBench(HostBench):
     """The compiled bench. ``variant`` is one of the kernel's that this processor has, the best if not given."""
 
     block_items = 1 << 19  # fewer calls; a tile at a time is in the first cache whatever the block

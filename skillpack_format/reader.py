@@ -138,7 +138,7 @@ class Pack(Closing):
             message = f"{change_of(entry)} by replacing bits, which is no delta; use get_tensor with the base"
             raise error("unsupported.operation", f"tensor {name!r}", message)
         target = target_of(entry.result.kind)
-        delta = delta_of(target.grid, change.additive, bench or cpu_bench())
+        delta = delta_of(target.grid, change.additive, bench or cpu_bench(), f"tensor {name!r}")
         try:
             return delta.reshape(target.shape)
         except ValueError:  # no elements, and dimensions that no array can have

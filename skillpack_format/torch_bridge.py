@@ -1,79 +1,143 @@
-"""The door to torch: its device as a bench, packs whose deltas are torch tensors, what threads and digests need there.
+"""The door to torch: its devices as benches, packs whose deltas are torch tensors, digests of tensors.
 
-Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. Products are
-made in float64: torch may make float32 ones in TF32 or bfloat16, by settings that belong to the whole process.
+Everything a bench does is exact or correctly rounded element by element, so a GPU gives the CPU's bits. START travels
+as bit patterns and codes as they are stored; a device widens, unpacks, multiplies, adds, rounds and checks, and what
+comes back are result bits and two flags.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from skillpack_format.arithmetic import Bench, DeviceArray, require_finite, round_to_bits
-from skillpack_format.dtypes import Array, DType, bits_to_float32
+from skillpack_format.arithmetic import BLOCK_ITEMS, Bench, DeviceArray, nonfinite, overflow
+from skillpack_format.codes import CodeMatrix, Levels
+from skillpack_format.devices import Room, lane, staging
+from skillpack_format.dtypes import Array, DType
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.native import cpu_bench
 from skillpack_format.reader import Pack
 
 _HASH_BYTES: Final = 1 << 26  # what a digest of GPU memory takes on the host at a time
-_LANES: Final = threading.local()  # each thread's CUDA streams, by device
+_BLOCK_COPIES: Final = 8  # of a block of float64 that a device holds while it makes a tensor, temporaries and codes too
+_FLOATS: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PATTERNS: Final = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+_INFINITY: Final = {torch.float32: 0x7F800000, torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """An accumulator, and whether what it began with was finite: read when the result is, so that no work waits."""
+
+    values: torch.Tensor  # (rows, cols) float64
+    is_finite: torch.Tensor  # () bool
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One side of an integer product: (items, rank) int8 padded with zeros where ``_int_mm`` wants that, or float64."""
+
+    codes: torch.Tensor
+    items: int
 
 
 class TorchBench:
-    """A torch device as the place of the accumulator."""
+    """A torch device as the place of the accumulator.
 
-    block_items = 1 << 22  # 32 MiB of float64: enough to keep a GPU busy
+    Products of integer codes are made of int8 with int32 sums (``torch._int_mm``), which no setting can change: every
+    sum is exact, in any order, and tensor cores do it at full speed. Its shapes are padded with zeros to what cuBLAS
+    takes. float32 would be exact too, were it not for TF32, which any library may switch on for the whole process;
+    float64 is exact, and many GPUs do a sixty-fourth as many of them. float64 is what is used where ``_int_mm`` is
+    missing or gives wrong sums of extreme codes: oneDNN saturates them on processors without VNNI.
+    """
 
-    def __init__(self, device: str) -> None:
-        try:
-            self.device = torch.device(device)
-        except RuntimeError:
-            raise error("unsupported.device", "", f"{device!r} is not a torch device; cpu and cuda are") from None
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise error("unsupported.device", "", f"{device!r} was asked for, and torch finds no CUDA device")
-        if self.device.type not in ("cpu", "cuda"):
-            raise error("unsupported.device", "", f"{device!r} has no float64; cpu and cuda have")
+    block_items = BLOCK_ITEMS
 
-    def accumulator(self, bits: Array, dtype: DType, shape: tuple[int, int], where: str) -> DeviceArray:
-        values = bits_to_float32(bits, dtype)
-        require_finite(values, where, "the base")
-        return self._moved(values).to(torch.float64).view(shape) + 0.0
+    def __init__(self, device: str, *, has_integers: bool | None = None) -> None:
+        self.device = _device_named(device)
+        if self.device.type == "cuda":
+            self.block_items = 1 << 22  # 32 MiB of float64: enough to keep a GPU busy
+        self._has_integers = multiplies_integers(self.device) if has_integers is None else has_integers
 
-    def left(self, codes: NDArray[np.int8]) -> DeviceArray:
-        return self._moved(codes).to(torch.float64)
+    def for_tensor(self, where: str, items: int) -> AbstractContextManager[Bench]:
+        return nullcontext(self)
 
-    def right(self, codes: NDArray[np.int8]) -> DeviceArray:
-        return self._moved(codes).to(torch.float64).T
+    def accumulator(self, bits: Array, dtype: DType, shape: tuple[int, int], where: str) -> Sum:
+        patterns = self._moved(bits.view(f"<i{bits.itemsize}"))
+        return self.sum_of(patterns.view(_FLOATS[dtype.name]).view(shape), where)
 
-    def add_product(self, acc: DeviceArray, left: DeviceArray, right: DeviceArray, scale: float) -> None:
-        product = left @ right
-        product *= scale
-        acc += product
+    def sum_of(self, values: torch.Tensor, where: str, touched: torch.Tensor | None = None) -> Sum:
+        """An accumulator of ``values`` (rows, cols), which are on the device and stay as they are.
 
-    def add_levels(self, acc: DeviceArray, levels: NDArray[np.int16], scales: NDArray[np.float32], group: int) -> None:
-        cols = acc.shape[1]
-        wide = self._moved(scales).to(torch.float64).repeat_interleave(min(group, cols), dim=1)[:, :cols]
-        acc += self._moved(levels).to(torch.float64) * wide
+        They must be finite where ``touched``, a flat mask, is set; everywhere without one.
+        """
+        wide = values.to(torch.float64, copy=True).add_(0.0)  # num.zero: -0 counts as +0
+        return Sum(wide, all_finite(values, touched), where)
 
-    def add_values(self, acc: DeviceArray, values: NDArray[np.float32]) -> None:
-        acc += self._moved(values).to(torch.float64)
+    def signed(self, codes: CodeMatrix) -> DeviceArray:
+        return (self._unpacked(codes) - codes.half).view(torch.int8)  # wraps below zero
 
-    def add_outer(self, acc: DeviceArray, left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
-        us, vs = self._moved(left), self._moved(right)
-        for k in range(us.shape[0]):
-            acc += us[k][:, None] * vs[k]
+    def half_steps(self, levels: Levels) -> DeviceArray:
+        zeros: Any = levels.zeros
+        if not isinstance(zeros, int):
+            zeros = _spread(self._moved(zeros), levels.group, levels.shape[1])
+        return self._unpacked(levels.codes).to(torch.int16).mul_(2).sub_(zeros)
 
-    def add_at(self, acc: DeviceArray, positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
-        acc.view(-1)[self.index(positions)] += self._moved(values).to(torch.float64)
+    def factor(self, numbers: Levels | NDArray[np.float32], weights: NDArray[np.float64] | None) -> DeviceArray:
+        if isinstance(numbers, Levels):
+            scales = _spread(self._moved(numbers.scales).to(torch.float64), numbers.group, numbers.shape[1])
+            values = self.half_steps(numbers).to(torch.float64).mul_(scales)
+        else:
+            values = self._moved(numbers).to(torch.float64)
+        return values if weights is None else values.mul_(self._moved(weights)[:, None])
+
+    def left(self, codes: DeviceArray) -> Operand:
+        return self._operand(codes, 32)  # more than 16 rows are asked for
+
+    def right(self, codes: DeviceArray) -> Operand:
+        return self._operand(codes, 16)
+
+    def _operand(self, codes: torch.Tensor, multiple: int) -> Operand:
+        items, rank = codes.shape
+        if not self._has_integers:
+            return Operand(codes.to(torch.float64), items)
+        padding = (0, -rank % 16, 0, -items % multiple)
+        return Operand(functional.pad(codes, padding) if any(padding) else codes, items)
+
+    def add_product(self, acc: Sum, left: Operand, right: Operand, scale: float) -> None:
+        if not self._has_integers:
+            acc.values.add_(left.codes @ right.codes.T, alpha=scale)
+            return
+        product = _integer_product(left.codes, right.codes)[: left.items, : right.items]
+        # a GPU widens within the sum; torch on a CPU takes many times as long for that as for both, one by one
+        acc.values.add_(product if product.is_cuda else product.to(torch.float64), alpha=scale)
+
+    def add_levels(self, acc: Sum, levels: DeviceArray, scales: NDArray[np.float32], group: int) -> None:
+        wide = _spread(self._moved(scales).to(torch.float64), group, levels.shape[1])
+        acc.values.add_(levels.to(torch.float64).mul_(wide))
+
+    def add_values(self, acc: Sum, values: NDArray[np.float32]) -> None:
+        acc.values.add_(self._moved(values).to(torch.float64))
+
+    def add_outer(self, acc: Sum, left: DeviceArray, right: DeviceArray) -> None:
+        for k in range(left.shape[0]):
+            product = left[k][:, None] * right[k]  # rounded by itself, so not addcmul_, which may fuse
+            acc.values.add_(product)
+
+    def add_at(self, acc: Sum, positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        acc.values.view(-1)[self.index(positions)] += self._moved(values).to(torch.float64)
 
     def bits(self, patterns: NDArray[Any]) -> DeviceArray:
         """Bit patterns as they are, on the device: unsigned integers of the same width."""
@@ -83,31 +147,155 @@ class TorchBench:
         """``positions`` for indexing a tensor on the device."""
         return self._moved(positions)
 
-    def float32(self, acc: DeviceArray) -> NDArray[np.float32]:
-        rounded: NDArray[np.float32] = acc.to(torch.float32).cpu().numpy()
-        return rounded
+    def float32(self, acc: Sum) -> NDArray[np.float32]:
+        return self._on_host(acc.values.to(torch.float32))
 
-    def rounded(self, acc: DeviceArray, dtype: DType, where: str) -> Array:
-        return round_to_bits(self.float32(acc), dtype, where)
+    def rounded(self, acc: Sum, dtype: DType, where: str) -> Array:
+        made = rounded_on(acc.values, _FLOATS[dtype.name])
+        found = self._on_host(made.view(_PATTERNS[made.dtype]))
+        raise_faults(torch.stack((acc.is_finite, all_finite(made))), dtype.name, where)
+        return found.view(dtype.bit_pattern)
+
+    def _unpacked(self, codes: CodeMatrix) -> torch.Tensor:
+        """(rows, cols) uint8 on the device, to which the packed bytes travel."""
+        flat = unpack_on(self._moved(codes.packed), codes.bits, codes.packing)[codes.skip : codes.count]
+        return flat.view(codes.rows, codes.width)[:, codes.cols]
 
     def _moved(self, values: NDArray[Any]) -> torch.Tensor:
-        """``values`` on the device. From pinned memory a copy to a GPU goes on while the host decodes what is next."""
+        """``values`` on the device, of the same dtype and shape."""
+        if self.device.type == "cuda":
+            return staging(self.device).send(values)
         # torch takes no memory that is read-only, and gives a warning or an error
-        on_host = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-        if self.device.type != "cuda":
-            return on_host
-        return on_host.pin_memory().to(self.device, non_blocking=True)
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+
+    def _on_host(self, values: torch.Tensor) -> NDArray[Any]:
+        found: NDArray[Any] = staging(self.device).receive(values) if values.is_cuda else values.numpy()
+        return found
+
+
+class SpreadBench(TorchBench):
+    """Several devices: every tensor is made on one of them, the one with most free memory that is not promised.
+
+    Each thread works on a stream of its own, so that the copies of one tensor overlap with the work on another.
+    """
+
+    def __init__(self, devices: Sequence[str], free: Sequence[int] | None = None) -> None:
+        super().__init__(devices[0])
+        self._benches = tuple(TorchBench(device) for device in devices)
+        self._room = Room([free_bytes(each.device) for each in self._benches] if free is None else free)
+
+    @contextmanager
+    def for_tensor(self, where: str, items: int) -> Iterator[Bench]:
+        with self._room.hold(_BLOCK_COPIES * 8 * min(items, self.block_items)) as chosen:
+            bench = self._benches[chosen]
+            try:
+                with lane(bench.device):
+                    yield bench
+            except torch.OutOfMemoryError as found:
+                message = f"{bench.device} has too little free memory for it; fewer threads work on fewer at a time"
+                raise error("resource.memory", where, message) from found
 
 
 def bench_on(device: str) -> Bench:
-    """The bench for ``--device``: torch for all but cpu; ``cuda`` is the GPU with most free memory."""
+    """The bench for ``--device``: torch for all but cpu; ``cuda`` is every GPU, ``cuda:N`` one."""
     if device == "cpu":
         return cpu_bench()
-    bench = TorchBench(device)
-    if device == "cuda":
-        free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
-        bench.device = torch.device("cuda", free.index(max(free)))
-    return bench
+    if _device_named(device) == torch.device("cuda"):
+        return SpreadBench([f"cuda:{index}" for index in range(torch.cuda.device_count())])
+    return SpreadBench([device])
+
+
+def _device_named(device: str) -> torch.device:
+    """unsupported.device for what is not there, or cannot keep the arithmetic."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise error("unsupported.device", "", f"{device!r} is not a torch device; cpu and cuda are") from None
+    if found.type not in ("cpu", "cuda"):
+        raise error("unsupported.device", "", f"{device!r} has no float64; cpu and cuda have")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise error("unsupported.device", "", f"{device!r} was asked for, and torch finds no CUDA device")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        message = f"{device!r} was asked for, and torch finds {torch.cuda.device_count()} CUDA devices, the first 0"
+        raise error("unsupported.device", "", message)
+    return found
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that nobody has taken; of the host, whose memory other budgets bound, more than is ever asked."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 1 << 62
+
+
+@cache
+def multiplies_integers(device: torch.device) -> bool:
+    """Whether ``_int_mm`` is there and right for codes where every narrower sum would overflow or saturate."""
+    signs = torch.tensor([[-128], [127]], dtype=torch.int8).repeat(32, 64)  # (64, 64)
+    left, right = signs.to(device), torch.cat((signs[1:], signs[:1])).to(device)
+    wanted = left.to(torch.float64) @ right.to(torch.float64).T
+    try:
+        return torch.equal(torch._int_mm(left, right.T).to(torch.float64), wanted)
+    except (AttributeError, RuntimeError):  # an older torch; a GPU for which cuBLAS has no such product
+        return False
+
+
+def _integer_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``left`` (m, r) times ``right`` (n, r) transposed, both int8: int32, or float64 for a shape that is refused."""
+    try:
+        return torch._int_mm(left, right.T)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # which shapes and layouts cuBLAS takes depends on its version and the GPU
+        return left.to(torch.float64) @ right.to(torch.float64).T
+
+
+def unpack_on(packed: torch.Tensor, bits: int, packing: str) -> torch.Tensor:
+    """Every code in ``packed``, bytes of whole groups of eight codes or the last ones: flat uint8, where they are.
+
+    Spare bits have been checked; what lies behind the last code is anything.
+    """
+    if bits == 8:
+        return packed
+    mask = (1 << bits) - 1
+    if packing == "lanes":
+        shifts = torch.arange(0, 8 // bits * bits, bits, dtype=torch.uint8, device=packed.device)
+        return (packed[:, None] >> shifts).bitwise_and_(mask).view(-1)
+    groups = functional.pad(packed, (0, -packed.numel() % bits)).view(-1, bits)  # eight codes a row
+    codes = torch.empty((groups.shape[0], 8), dtype=torch.uint8, device=packed.device)
+    for code in range(8):
+        first, shift = divmod(code * bits, 8)
+        found = groups[:, first] >> shift
+        if shift + bits > 8:
+            found |= groups[:, first + 1] << (8 - shift)
+        codes[:, code] = found
+    return codes.bitwise_and_(mask).view(-1)
+
+
+def _spread(per_group: torch.Tensor, group: int, cols: int) -> torch.Tensor:
+    """(rows, groups) to (rows, cols), as ``codes.spread``."""
+    return per_group.repeat_interleave(min(group, cols), dim=1)[:, :cols]
+
+
+def rounded_on(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """float64 to float32 to ``dtype``, each to nearest, ties to even (num.round)."""
+    return values.to(torch.float32).to(dtype)
+
+
+def all_finite(values: torch.Tensor, touched: torch.Tensor | None = None) -> torch.Tensor:
+    """Whether every element of floats, or every one that a flat mask is set for, is finite: () bool, where they are."""
+    most = torch.iinfo(_PATTERNS[values.dtype]).max
+    magnitudes = values.view(_PATTERNS[values.dtype]) & most
+    if touched is not None:
+        magnitudes = magnitudes.view(-1) * touched
+    return magnitudes.amax() < _INFINITY[values.dtype]
+
+
+def raise_faults(flags: torch.Tensor, dtype: str, where: str) -> None:
+    """payload.nonfinite, payload.overflow: ``flags`` (2,) bool say that START and that the result is finite."""
+    is_finite, is_within = flags.tolist()
+    if not is_finite:
+        raise nonfinite(where)
+    if not is_within:
+        raise overflow(dtype, where)
 
 
 def sha256_on(values: torch.Tensor) -> bytes:
@@ -117,36 +305,6 @@ def sha256_on(values: torch.Tensor) -> bytes:
     for block in torch.split(flat, _HASH_BYTES):
         digest.update(block.cpu().numpy().data)
     return digest.digest()
-
-
-@contextmanager
-def lane(device: torch.device) -> Iterator[None]:
-    """A CUDA stream of the calling thread, waited for at the end: the work of several threads overlaps on the GPU.
-
-    ``settle`` comes before the first lane; a tensor made in a lane is used elsewhere after ``hand_over``.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    streams = _LANES.__dict__.setdefault("streams", {})
-    if device not in streams:
-        streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch does not annotate it
-    stream = streams[device]
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()
-
-
-def settle(device: torch.device) -> None:
-    """Wait for all that the device has been asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def hand_over(values: torch.Tensor) -> None:
-    """Let the caller's stream use what a lane made: its memory is not given away before that is done."""
-    if values.is_cuda:
-        values.record_stream(torch.cuda.current_stream(values.device))
 
 
 class TorchPack(Pack):

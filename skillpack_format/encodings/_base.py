@@ -104,15 +104,15 @@ class Term:
     """The matrices sum over k of scale[e, k] * outer(u[e, k], v[e, k]): a delta that need not be multiplied out."""
 
     scale: NDArray[np.float64]  # (stack, rank)
-    u: NDArray[Any]  # (stack, rank, rows): int8 or float64
-    v: NDArray[Any]  # (stack, rank, cols), of the same dtype
+    u: DeviceArray  # (stack, rank, rows): int8 or float64, where the bench computes
+    v: DeviceArray  # (stack, rank, cols), of the same dtype
 
 
 @runtime_checkable
 class Factored(Protocol):
     """An additive component whose whole contribution is a sum of terms."""
 
-    def terms(self) -> tuple[Term, ...]:
+    def terms(self, bench: Bench) -> tuple[Term, ...]:
         """The terms, in the order in which ``add`` adds them."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import SMALLEST_SCALE, Bench, Block, DeviceArray, Grid, require_scales
+from skillpack_format.codes import CodeMatrix, Levels
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
 from skillpack_format.encodings._base import (
     Additive,
@@ -25,7 +26,7 @@ from skillpack_format.encodings._base import (
 )
 from skillpack_format.errors import error
 from skillpack_format.fields import integer, one_of, require_keys
-from skillpack_format.groups import spread, symmetric_codes
+from skillpack_format.groups import symmetric_codes
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -49,22 +50,18 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Adding:
-    levels: NDArray[np.int16]  # (stack * rows, cols): 2q - zero
-    scales: NDArray[np.float32]  # (stack * rows, groups)
-    group: int
+    levels: Levels  # (stack * rows, cols)
     rows: int  # of one matrix
 
     def touched(self, block: Block) -> NDArray[np.int64] | None:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        bench.add_levels(acc, self.levels[block.rows], self.scales[block.rows], self.group)
+        levels = self.levels.take(block.rows)
+        bench.add_levels(acc, bench.half_steps(levels), levels.scales, levels.group)
 
     def crop(self, window: Window) -> Adding:
-        first = window.matrix * self.rows
-        rows = slice(first + window.rows.start, first + window.rows.stop)
-        scales = spread(self.scales[rows], self.group, self.levels.shape[1])[:, window.cols]
-        return Adding(self.levels[rows, window.cols], scales, 1, window.rows.stop - window.rows.start)
+        return Adding(self.levels.take(_rows(window, self.rows)).narrow(window.cols), window.shape[0])
 
 
 class Blockq:
@@ -97,11 +94,10 @@ class Blockq:
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         grid = target.grid
-        codes = packing_of.unpack(parts["codes"], grid.items, params.bits, params.packing, where)
-        return _adding(params, codes, grid, parts, where)
+        return _adding(params, slice(0, grid.items), grid.items, grid, parts, where)
 
     def runs(self, params: Params, target: Target, window: Window) -> Mapping[str, slice]:
-        grid, rows = target.grid, _rows(window, target.grid)
+        grid, rows = target.grid, _rows(window, target.grid.rows)
         groups = params.groups(grid.cols)
         scales = slice(rows.start * groups, rows.stop * groups)
         codes = packing_of.packed_run(_items(rows, grid), grid.items, params.bits, params.packing)
@@ -110,17 +106,16 @@ class Blockq:
     def open_window(
         self, params: Params, target: Target, window: Window, parts: Parts, where: str
     ) -> Additive | Rewriting:
-        grid, rows = target.grid, _rows(window, target.grid)
-        run = _items(rows, grid)
-        codes = packing_of.unpack_run(parts["codes"], run, grid.items, params.bits, params.packing, where)
-        height = rows.stop - rows.start
-        whole_rows = _adding(params, codes, Grid(1, height, grid.cols), parts, where)
+        grid, rows = target.grid, _rows(window, target.grid.rows)
+        height = window.shape[0]
+        of_window = Grid(1, height, grid.cols)
+        whole_rows = _adding(params, _items(rows, grid), grid.items, of_window, parts, where)
         return whole_rows.crop(Window(0, slice(0, height), window.cols))
 
 
-def _rows(window: Window, grid: Grid) -> slice:
-    """The window's rows, counted over the whole stack."""
-    first = window.matrix * grid.rows
+def _rows(window: Window, rows: int) -> slice:
+    """The window's rows, counted over the whole stack of matrices of ``rows``."""
+    first = window.matrix * rows
     return slice(first + window.rows.start, first + window.rows.stop)
 
 
@@ -128,23 +123,22 @@ def _items(rows: slice, grid: Grid) -> slice:
     return slice(rows.start * grid.cols, rows.stop * grid.cols)
 
 
-def _adding(params: Params, codes: packing_of.Codes, grid: Grid, parts: Parts, where: str) -> Adding:
-    """Rows of ``grid``, whole: their codes, and their groups' items in ``parts``."""
+def _adding(params: Params, run: slice, count: int, grid: Grid, parts: Parts, where: str) -> Adding:
+    """Rows of ``grid``, whole: the codes ``run`` of ``count``, and their groups' items in ``parts``."""
+    shape = grid.stack * grid.rows, grid.cols
+    codes = CodeMatrix.of_run(parts["codes"], run, count, shape, params.bits, params.packing, where)
     scales = bits_to_float32(parts["scales"], params.scale)
     require_scales(scales, where)
-    levels = 2 * codes.astype(np.int16).reshape(grid.stack * grid.rows, grid.cols)
-    levels -= _zeros(params, parts, grid, where)
-    return Adding(levels, scales.reshape(grid.stack * grid.rows, params.groups(grid.cols)), params.group, grid.rows)
+    table = shape[0], params.groups(grid.cols)
+    zeros = params.zero if params.zero is not None else _zeros(params, parts, where).reshape(table)
+    return Adding(Levels(codes, zeros, scales.reshape(table), params.group), grid.rows)
 
 
-def _zeros(params: Params, parts: Parts, grid: Grid, where: str) -> NDArray[np.int16] | np.int16:
-    if params.zero is not None:
-        return np.int16(params.zero)
+def _zeros(params: Params, parts: Parts, where: str) -> NDArray[np.int16]:
     zeros = parts["zeros"]
     if (zeros > (2 << params.bits) - 2).any():
         raise error("payload.code", where, f"a zero point is above {(2 << params.bits) - 2} half steps")
-    table = zeros.astype(np.int16).reshape(grid.stack * grid.rows, params.groups(grid.cols))
-    return spread(table, params.group, grid.cols)
+    return zeros.astype(np.int16)
 
 
 def rounded(delta: NDArray[np.float32], bits: int, group: int, packing: str) -> Encoded:

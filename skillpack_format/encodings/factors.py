@@ -8,11 +8,12 @@ and each sum rounded to float64 by itself. That makes the result the same everyw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
+from skillpack_format.codes import CodeMatrix, Levels
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
 from skillpack_format.encodings._base import (
     Additive,
@@ -27,7 +28,7 @@ from skillpack_format.encodings._base import (
 )
 from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
-from skillpack_format.groups import spread, symmetric_codes
+from skillpack_format.groups import symmetric_codes
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 CODES: Final = ("BF16", "F16", "F32", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8")
+Numbers: TypeAlias = "Levels | NDArray[np.float32]"  # (rows, cols), finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +61,56 @@ class Params:
 @dataclass(frozen=True, slots=True)
 class OpenBand:
     s: NDArray[np.float64]  # (stack, rank)
-    u: NDArray[np.float64]  # (stack, rank, rows)
-    v: NDArray[np.float64]  # (stack, rank, cols)
+    u: Numbers  # (stack * rank, rows)
+    v: Numbers  # (stack * rank, cols)
+
+    def weighted(self, matrix: int, bench: Bench) -> tuple[DeviceArray, DeviceArray]:
+        """Of one matrix: S U, (rank, rows), and V, (rank, cols)."""
+        rank = self.s.shape[1]
+        rows = slice(matrix * rank, (matrix + 1) * rank)
+        return bench.factor(_taken(self.u, rows), self.s[matrix]), bench.factor(_taken(self.v, rows), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Adding:
     bands: tuple[OpenBand, ...]
+    held: dict[tuple[int, Bench], list[tuple[DeviceArray, DeviceArray]]] = field(default_factory=dict)
 
     def touched(self, block: Block) -> NDArray[np.int64] | None:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        for band in self.bands:
-            us = band.u[block.matrix, :, block.first : block.last] * band.s[block.matrix][:, None]  # (rank, rows)
-            bench.add_outer(acc, us, band.v[block.matrix])
+        key = block.matrix, bench
+        if key not in self.held:
+            self.held.clear()  # the matrix last asked for is the only one kept
+            self.held[key] = [band.weighted(block.matrix, bench) for band in self.bands]
+        for us, v in self.held[key]:
+            bench.add_outer(acc, us[:, block.first : block.last], v)
 
     def crop(self, window: Window) -> Adding:
-        e = slice(window.matrix, window.matrix + 1)
-        return Adding(tuple(OpenBand(b.s[e], b.u[e, :, window.rows], b.v[e, :, window.cols]) for b in self.bands))
+        found = []
+        for band in self.bands:
+            rank = band.s.shape[1]
+            rows = slice(window.matrix * rank, (window.matrix + 1) * rank)
+            u, v = _narrowed(_taken(band.u, rows), window.rows), _narrowed(_taken(band.v, rows), window.cols)
+            found.append(OpenBand(band.s[window.matrix : window.matrix + 1], u, v))
+        return Adding(tuple(found))
 
-    def terms(self) -> tuple[Term, ...]:
-        return tuple(Term(band.s, band.u, band.v) for band in self.bands)
+    def terms(self, bench: Bench) -> tuple[Term, ...]:
+        found = []
+        for band in self.bands:
+            stack, rank = band.s.shape
+            u, v = (bench.factor(each, None).reshape(stack, rank, -1) for each in (band.u, band.v))
+            found.append(Term(band.s, u, v))
+        return tuple(found)
+
+
+def _taken(numbers: Numbers, rows: slice) -> Numbers:
+    return numbers.take(rows) if isinstance(numbers, Levels) else numbers[rows]
+
+
+def _narrowed(numbers: Numbers, cols: slice) -> Numbers:
+    return numbers.narrow(cols) if isinstance(numbers, Levels) else numbers[:, cols]
 
 
 class Factors:
@@ -145,20 +175,18 @@ def _open_band(k: int, band: BandParams, params: Params, grid: Grid, parts: Part
 
 def _open_factor(
     name: str, k: int, dim: int, band: BandParams, params: Params, parts: Parts, grid: Grid, where: str
-) -> NDArray[np.float64]:
+) -> Numbers:
     stored = parts[f"{name}{k}"]
-    shape = (grid.stack, band.rank, dim)
+    shape = (grid.stack * band.rank, dim)
     if band.bits is None:
         values = bits_to_float32(stored, dtype_named(band.code))
         require_finite(values, where, name.upper())
-        return values.astype(np.float64).reshape(shape)
-    codes = packing_of.unpack(stored, grid.stack * band.rank * dim, band.bits, params.packing, where)
+        return values.reshape(shape)
+    count = shape[0] * dim
+    codes = CodeMatrix.of_run(stored, slice(0, count), count, shape, band.bits, params.packing, where)
     scales = bits_to_float32(parts[f"{name}_scales{k}"], params.scale)
     require_scales(scales, where)
-    levels = 2.0 * codes.reshape(shape) - ((1 << band.bits) - 1)  # exact: small integers
-    steps = spread(scales.reshape(grid.stack, band.rank, -1).astype(np.float64), params.group, dim)
-    product: NDArray[np.float64] = levels * steps
-    return product
+    return Levels(codes, (1 << band.bits) - 1, scales.reshape(shape[0], -(-dim // params.group)), params.group)
 
 
 @dataclass(frozen=True, slots=True)

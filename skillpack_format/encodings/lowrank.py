@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
+from skillpack_format.codes import CodeMatrix
 from skillpack_format.encodings._base import (
     Additive,
     Encoded,
@@ -47,32 +48,49 @@ class Params:
 @dataclass(frozen=True, slots=True)
 class OpenSlice:
     scales: NDArray[np.float32]  # (stack,)
-    u: NDArray[np.int8]  # (stack, rows, rank)
-    v: NDArray[np.int8]  # (stack, cols, rank)
+    u: CodeMatrix  # (stack * rows, rank)
+    v: CodeMatrix  # (stack * cols, rank)
 
 
 @dataclass(frozen=True, slots=True)
 class Adding:
     slices: tuple[OpenSlice, ...]
-    right: dict[tuple[int, Bench], list[DeviceArray]] = field(default_factory=dict)  # V of the matrix last asked for
+    stack: int
+    held: dict[tuple[int, Bench], list[tuple[DeviceArray, DeviceArray]]] = field(default_factory=dict)
 
     def touched(self, block: Block) -> NDArray[np.int64] | None:
         return None
 
     def add(self, acc: DeviceArray, block: Block, bench: Bench) -> None:
-        key = block.matrix, bench
-        if key not in self.right:
-            self.right.clear()
-            self.right[key] = [bench.right(each.v[block.matrix]) for each in self.slices]
-        for each, right in zip(self.slices, self.right[key], strict=True):
-            left = bench.left(each.u[block.matrix, block.first : block.last])
-            bench.add_product(acc, left, right, float(each.scales[block.matrix]))
+        for each, (u, right) in zip(self.slices, self._operands(block.matrix, bench), strict=True):
+            bench.add_product(acc, bench.left(u[block.first : block.last]), right, float(each.scales[block.matrix]))
 
-    def terms(self) -> tuple[Term, ...]:
-        return tuple(
-            Term(_repeated(each.scales, each.u.shape[2]), each.u.swapaxes(1, 2), each.v.swapaxes(1, 2))
-            for each in self.slices
-        )
+    def _operands(self, matrix: int, bench: Bench) -> list[tuple[DeviceArray, DeviceArray]]:
+        """U as codes and V as an operand, of the matrix last asked for."""
+        key = matrix, bench
+        if key not in self.held:
+            self.held.clear()
+            self.held[key] = [
+                (
+                    bench.signed(_of_matrix(each.u, matrix, self.stack)),
+                    bench.right(bench.signed(_of_matrix(each.v, matrix, self.stack))),
+                )
+                for each in self.slices
+            ]
+        return self.held[key]
+
+    def terms(self, bench: Bench) -> tuple[Term, ...]:
+        found = []
+        for each in self.slices:
+            rank = each.u.width
+            u, v = (bench.signed(codes).reshape(self.stack, -1, rank).swapaxes(1, 2) for codes in (each.u, each.v))
+            found.append(Term(_repeated(each.scales, rank), u, v))
+        return tuple(found)
+
+
+def _of_matrix(codes: CodeMatrix, matrix: int, stack: int) -> CodeMatrix:
+    rows = codes.rows // stack
+    return codes.take(slice(matrix * rows, (matrix + 1) * rows))
 
 
 def _repeated(scales: NDArray[np.float32], rank: int) -> NDArray[np.float64]:
@@ -156,11 +174,12 @@ def _open(params: Params, target: Target, window: Window | None, parts: Parts, w
         scales = parts[f"scales{k}"].view(np.float32)
         require_scales(scales, where)
         factors = []
-        for name, bits, count, run, shape in _factors(each, target.grid, window):
-            codes = packing_of.unpack_run(parts[f"{name}{k}"], run, count, bits, params.packing, where)
-            factors.append((codes - np.uint8(1 << (bits - 1))).view(np.int8).reshape(shape))  # wraps below zero
+        for name, bits, count, run, (stack, dim, rank) in _factors(each, target.grid, window):
+            table = stack * dim, rank
+            codes = CodeMatrix.of_run(parts[f"{name}{k}"], run, count, table, bits, params.packing, where)
+            factors.append(codes)
         found.append(OpenSlice(scales, *factors))
-    return Adding(tuple(found))
+    return Adding(tuple(found), 1 if window else target.grid.stack)
 
 
 class IntegerSlice(Protocol):

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from skillpack_format.devices import hand_over, lane, settle
 from skillpack_format.errors import SkillPackError, error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.loaded.changes import Job, identity_of, plan_changes
@@ -30,7 +31,7 @@ from skillpack_format.manifest import Entry
 from skillpack_format.progress import Progress, in_order, silent
 from skillpack_format.reader import Pack, open_pack
 from skillpack_format.stores.safetensors_files import open_checkpoint
-from skillpack_format.torch_bridge import hand_over, lane, settle, sha256_on
+from skillpack_format.torch_bridge import sha256_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from skillpack_format.encodings._base import Term
+from skillpack_format.encodings._base import Factored
+from skillpack_format.torch_bridge import TorchBench
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +58,18 @@ class FactoredDelta:
         return _some(total).to(dtype)
 
 
-def factored(terms: Sequence[Term], device: torch.device) -> FactoredDelta:
-    """The delta that ``terms`` of one matrix (stack 1) add up to, on ``device``."""
+def factored(components: Sequence[Factored], device: torch.device) -> FactoredDelta:
+    """The delta that ``components`` of one matrix (stack 1) add up to; codes are unpacked on ``device``."""
+    bench = TorchBench(str(device))
+    terms = [each for component in components for each in component.terms(bench)]
     blocks = []
-    for is_integer in (True, False):
-        kept = [each for each in terms if (each.u.dtype == np.int8) == is_integer]
+    for dtype in (torch.int8, torch.float32):
+        kept = [each for each in terms if (each.u.dtype == torch.int8) == (dtype == torch.int8)]
         if not kept:
             continue
-        dtype = torch.int8 if is_integer else torch.float32
         scale = torch.from_numpy(np.concatenate([each.scale[0] for each in kept])).to(device, torch.float32)
-        u = torch.from_numpy(np.concatenate([each.u[0] for each in kept])).to(device, dtype).T.contiguous()
-        v = torch.from_numpy(np.concatenate([each.v[0] for each in kept])).to(device, dtype)
+        u = torch.cat([each.u[0].T.to(dtype) for each in kept], dim=1)
+        v = torch.cat([each.v[0].to(dtype) for each in kept])
         blocks.append(_Block(scale, u, v))
     return FactoredDelta(tuple(blocks))
 

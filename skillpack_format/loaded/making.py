@@ -12,13 +12,11 @@ import torch
 
 from skillpack_format.arithmetic import Block, Grid
 from skillpack_format.digest import TensorKind
-from skillpack_format.dtypes import dtype_named
 from skillpack_format.encodings._base import Additive, Placing, Rewriting, Stepping
-from skillpack_format.errors import error
 from skillpack_format.loaded.slots import PATTERNS
 from skillpack_format.loaded.stepping import step_on
 from skillpack_format.making import Change
-from skillpack_format.torch_bridge import TorchBench
+from skillpack_format.torch_bridge import TorchBench, all_finite, raise_faults, rounded_on
 
 
 def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: Change, where: str) -> torch.Tensor:
@@ -27,32 +25,26 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
     payload.nonfinite and payload.overflow as ``making.make``. The caller proves the result by its digest.
     """
     bench = TorchBench(str(device))
-    shaped = Grid.of(kind.shape if dtype_named(kind.dtype).itemsize else (base.numel(),))
-    made = torch.empty_like(base)
-    for block in shaped.blocks(bench.block_items):
-        bits = base[block.items]
-        if change.additive:
-            bits = _add(bits, block, change.additive, bench, where)
-        made[block.items] = bits
+    made = _sum(base, kind, change.additive, bench, where) if change.additive and base.numel() else base
     return made if change.rewriting is None else _rewrite(made, change.rewriting, bench)
 
 
-def _add(
-    source: torch.Tensor, block: Block, additive: Sequence[Additive], bench: TorchBench, where: str
+def _sum(
+    base: torch.Tensor, kind: TensorKind, additive: Sequence[Additive], bench: TorchBench, where: str
 ) -> torch.Tensor:
     """START's bits where nothing was added, the rounded sum where something was."""
-    touched = touched_by(additive, block, bench)
-    finite = torch.isfinite(source)
-    if not bool((finite if touched is None else finite | ~touched).all()):
-        raise error("payload.nonfinite", where, "the base holds NaN or infinity; only finite values can be added to")
-    acc = source.to(torch.float64).view(block.shape) + 0.0  # num.zero: -0 counts as +0
-    for component in additive:
-        component.add(acc, block, bench)
-    summed = acc.view(-1).to(torch.float32).to(source.dtype)  # num.round: two roundings, each to nearest even
-    finite = torch.isfinite(summed)
-    if not bool((finite if touched is None else finite | ~touched).all()):
-        raise error("payload.overflow", where, f"a result is outside the range of {source.dtype}")
-    return summed if touched is None else torch.where(touched, summed, source)
+    made = torch.empty_like(base)
+    flags = []
+    for block in Grid.of(kind.shape).blocks(bench.block_items):
+        source, touched = base[block.items], touched_by(additive, block, bench)
+        acc = bench.sum_of(source.view(block.shape), where, touched)
+        for component in additive:
+            component.add(acc, block, bench)
+        summed = rounded_on(acc.values.view(-1), source.dtype)
+        flags.append(torch.stack((acc.is_finite, all_finite(summed, touched))))
+        made[block.items] = summed if touched is None else torch.where(touched, summed, source)
+    raise_faults(torch.stack(flags).all(0), kind.dtype, where)  # read once: a device that waits does nothing
+    return made
 
 
 def touched_by(additive: Sequence[Additive], block: Block, bench: TorchBench) -> torch.Tensor | None:

@@ -18,7 +18,7 @@ from skillpack_format.loaded.making import touched_by
 from skillpack_format.loaded.stepping import exponents_of, step_back_on
 from skillpack_format.loaded.undo import Undo, undo_of
 from skillpack_format.making import Change
-from skillpack_format.torch_bridge import TorchBench
+from skillpack_format.torch_bridge import TorchBench, rounded_on
 
 
 def undo_with(change: Change, base: torch.Tensor, result: torch.Tensor, kind: TensorKind, dtype: torch.dtype) -> Undo:
@@ -56,9 +56,9 @@ def subtracted(result: torch.Tensor, kind: TensorKind, additive: Sequence[Additi
     for block in Grid.of(kind.shape).blocks(bench.block_items):
         source = result[block.items]
         touched = touched_by(additive, block, bench)
-        acc = -source.to(torch.float64).view(block.shape)
+        acc = bench.sum_of(-source.view(block.shape), "")
         for component in additive:
             component.add(acc, block, bench)
-        found = (-acc).view(-1).to(torch.float32).to(source.dtype)
+        found = rounded_on(-acc.values.view(-1), source.dtype)
         near[block.items] = found if touched is None else torch.where(touched, found, source)
     return near

@@ -214,15 +214,15 @@ def _settle_in(site: _Site, owner: _Owner, job: Job, pack: Pack, options: Option
     site.names.append(entry.name)
     rows = job.slot.first, job.slot.first + (job.slot.tensor.shape[0] if job.slot.tensor.ndim else 0)
     change = pack.open_components(entry.alias or entry.name)
-    terms = [each for component in change.additive if isinstance(component, Factored) for each in component.terms()]
-    whole_delta = change.rewriting is None and all(isinstance(component, Factored) for component in change.additive)
+    components = [each for each in change.additive if isinstance(each, Factored)]
+    whole_delta = change.rewriting is None and len(components) == len(change.additive)
     module, device = owner.module, job.slot.tensor.device
     if (
         whole_delta
         and owner.attribute == "weight"
         and (type(module) is torch.nn.Linear or _looks_rows_up(module, job.slot))
     ):
-        site.deltas.append((*rows, factored(terms, device)))
+        site.deltas.append((*rows, factored(components, device)))
         return
     is_bias = type(module) is torch.nn.Linear and owner.attribute == "bias"
     if not is_bias:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from skillpack_format.bits import (
     PACKINGS,
+    codes_beside,
     join_planes,
     pack,
     packed_nbytes,
     packed_run,
     split_planes,
     unpack,
-    unpack_run,
 )
 
 WIDTHS = st.integers(1, 8)
@@ -114,5 +114,7 @@ def test_a_run_of_codes_needs_a_run_of_bytes(bits: int, packing: str) -> None:
         for first, last in itertools.combinations(range(count + 1), 2):
             wanted = packed_run(slice(first, last), count, bits, packing)
             assert wanted.stop - wanted.start <= packed_nbytes(last - first + 14, bits, packing)
-            found = unpack_run(packed[wanted], slice(first, last), count, bits, packing, "here")
-            assert np.array_equal(found, codes[first:last])
+            begin, end = codes_beside(slice(first, last), count)
+            found = unpack(packed[wanted], end - begin, bits, packing, "here")
+            assert np.array_equal(found, codes[begin:end])
+            assert begin <= first < begin + 8

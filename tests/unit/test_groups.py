@@ -5,20 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from skillpack_format.codes import spread
 from skillpack_format.dtypes import DTYPES, bits_to_float32
-from skillpack_format.groups import spread, symmetric_codes
-
-
-@pytest.mark.parametrize(
-    ("group", "cols", "expected"), [(1, 3, [1, 2, 3]), (2, 3, [1, 1, 2]), (3, 3, [1, 1, 1]), (1 << 40, 3, [1, 1, 1])]
-)
-def test_spreads_a_scale_over_its_group(group: int, cols: int, expected: list[int]) -> None:
-    groups = -(-cols // group)
-    assert spread(np.arange(1, groups + 1), group, cols).tolist() == expected
-
-
-def test_spreads_the_last_axis_only() -> None:
-    assert spread(np.array([[[1, 2]], [[3, 4]]]), 2, 3).tolist() == [[[1, 1, 2]], [[3, 3, 4]]]
+from skillpack_format.groups import symmetric_codes
 
 
 def test_codes_by_hand() -> None:
