@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-STAGED_BYTES: Final = 1 << 24  # of one pinned buffer; a thread has three for each GPU it works on
-_THREAD: Final = threading.local()  # each thread's streams and buffers, by device
+STAGED_BYTES: Final = 1 << 22  # of a pinned buffer for the way to a GPU; that for the way back has twice as many
+_THREAD: Final = threading.local()  # each thread's streams, by device, and its pinned buffers
 
 
 @contextmanager
@@ -47,33 +47,32 @@ def hand_over(values: torch.Tensor) -> None:
         values.record_stream(torch.cuda.current_stream(values.device))
 
 
-def staging(device: torch.device) -> Staging:
-    """The calling thread's way to and from a device."""
-    found = _THREAD.__dict__.setdefault("staging", {})
-    if device not in found:
-        found[device] = Staging(device)
-    way: Staging = found[device]
-    return way
+def staging() -> Staging:
+    """The calling thread's way to and from GPUs."""
+    if "staging" not in _THREAD.__dict__:
+        _THREAD.staging = Staging()
+    found: Staging = _THREAD.staging
+    return found
 
 
 class Staging:
-    """Copies between the host and a device through pinned memory that is used again and again: two buffers for the way
+    """Copies between the host and GPUs through pinned memory that is used again and again: two buffers for the way
     there, so that one is filled while the other travels, and one for the way back.
 
-    Work is queued on the current stream. Of a CPU, where the tests run it, it copies at once.
+    Work is queued on the current stream. With a CPU as the device, where the tests run it, it copies at once.
     """
 
-    def __init__(self, device: torch.device, nbytes: int = STAGED_BYTES) -> None:
-        self._device = device
-        self._is_cuda = device.type == "cuda"
-        self._buffers = [torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._is_cuda) for _ in range(3)]
-        self._sent: list[Any] = [None, None]  # of either buffer for the way there: when it may be filled again
+    def __init__(self, nbytes: int = STAGED_BYTES) -> None:
+        sizes = nbytes, nbytes, 2 * nbytes
+        pinned = torch.cuda.is_available()
+        self._buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for size in sizes]
+        self._sent: list[Any] = [None, None]  # of either buffer for the way there: an event, after which it is free
         self._turn = 0
 
-    def send(self, values: NDArray[Any]) -> torch.Tensor:
-        """``values`` on the device, of the same shape. They may be written over at once."""
+    def send(self, values: NDArray[Any], device: torch.device) -> torch.Tensor:
+        """``values`` on a device, of the same dtype and shape. They may be written over at once."""
         source = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-        target = torch.empty(source.size, dtype=torch.uint8, device=self._device)
+        target = torch.empty(source.size, dtype=torch.uint8, device=device)
         step = self._buffers[0].numel()
         for first in range(0, source.size, step):
             piece = source[first : first + step]
@@ -87,18 +86,17 @@ class Staging:
         buffer = self._buffers[turn][: piece.size]
         np.copyto(buffer.numpy(), piece)
         target.copy_(buffer, non_blocking=True)
-        if self._is_cuda:
-            self._sent[turn] = torch.cuda.current_stream(self._device).record_event()
+        self._sent[turn] = torch.cuda.current_stream(target.device).record_event() if target.is_cuda else None
 
     def receive(self, values: torch.Tensor) -> NDArray[Any]:
-        """``values``, which are contiguous, on the host. Valid until the thread receives again."""
+        """``values`` on the host, of the same dtype and shape. Valid until the thread receives again."""
         if values.nbytes > self._buffers[2].numel():
             whole: NDArray[Any] = values.cpu().numpy()
             return whole
         buffer = self._buffers[2][: values.nbytes].view(values.dtype).view(values.shape)
         buffer.copy_(values, non_blocking=True)
-        if self._is_cuda:
-            torch.cuda.current_stream(self._device).synchronize()
+        if values.is_cuda:
+            torch.cuda.current_stream(values.device).synchronize()
         found: NDArray[Any] = buffer.numpy()
         return found
 

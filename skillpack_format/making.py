@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from skillpack_format.arithmetic import Bench, Block, Grid
+from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid
 from skillpack_format.contents import is_compatible, target_of
 from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import (
@@ -141,14 +141,21 @@ def _added_blocks(
 
 def delta_of(grid: Grid, additive: Sequence[Additive], bench: Bench, where: str = "") -> NDArray[np.float32]:
     """The sum of additive components alone, rounded to float32: flat."""
-    delta, zero = np.empty(grid.items, np.float32), dtype_named("F32")
+    delta = np.empty(grid.items, np.float32)
     with bench.for_tensor(where, grid.items) as chosen:
-        for block in grid.blocks(chosen.block_items):
-            acc = chosen.accumulator(np.zeros(block.shape, zero.bit_pattern), zero, block.shape, "")
-            for component in additive:
-                component.add(acc, block, chosen)
-            delta[block.items] = chosen.float32(acc).reshape(-1)
+        for items, acc in summed_blocks(grid, additive, chosen):
+            delta[items] = chosen.float32(acc).reshape(-1)
     return delta
+
+
+def summed_blocks(grid: Grid, additive: Sequence[Additive], bench: Bench) -> Iterator[tuple[slice, DeviceArray]]:
+    """The sum of additive components alone, in blocks: which elements, in order, and the bench's accumulator."""
+    zero = dtype_named("F32")
+    for block in grid.blocks(bench.block_items):
+        acc = bench.accumulator(np.zeros(block.shape, zero.bit_pattern), zero, block.shape, "")
+        for component in additive:
+            component.add(acc, block, bench)
+        yield block.items, acc
 
 
 def _add(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from skillpack_format.container import read_header
 from skillpack_format.contents import Content, Contents, load, load_runs, plan, target_of
 from skillpack_format.digest import Bytes, TensorIdentity, sha256, sha256_of
 from skillpack_format.dtypes import Array
-from skillpack_format.encodings._base import Additive, Rewriting
+from skillpack_format.encodings._base import Additive, Rewriting, Target
 from skillpack_format.errors import error, located
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
@@ -132,17 +132,21 @@ class Pack(Closing):
 
         unsupported.operation when a component rewrites bits: such a change exists only on its base; see ``get_tensor``.
         """
+        target, additive = self._summands(name)
+        delta = delta_of(target.grid, additive, bench or cpu_bench(), f"tensor {name!r}")
+        try:
+            return delta.reshape(target.shape)
+        except ValueError:  # no elements, and dimensions that no array can have
+            raise error("unsupported.operation", f"tensor {name!r}", f"numpy has no shape {target.shape}") from None
+
+    def _summands(self, name: str) -> tuple[Target, Sequence[Additive]]:
+        """The tensor, and its components, which only add; unsupported.operation where that is not so."""
         entry = self._entry(name)
         change = self.open_components(name)
         if entry.result is None or entry.alias is not None or change.rewriting is not None:
             message = f"{change_of(entry)} by replacing bits, which is no delta; use get_tensor with the base"
             raise error("unsupported.operation", f"tensor {name!r}", message)
-        target = target_of(entry.result.kind)
-        delta = delta_of(target.grid, change.additive, bench or cpu_bench(), f"tensor {name!r}")
-        try:
-            return delta.reshape(target.shape)
-        except ValueError:  # no elements, and dimensions that no array can have
-            raise error("unsupported.operation", f"tensor {name!r}", f"numpy has no shape {target.shape}") from None
+        return target_of(entry.result.kind), change.additive
 
     def get_tensor(
         self,

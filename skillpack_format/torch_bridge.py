@@ -26,6 +26,7 @@ from skillpack_format.devices import Room, lane, staging
 from skillpack_format.dtypes import Array, DType
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
+from skillpack_format.making import summed_blocks
 from skillpack_format.native import cpu_bench
 from skillpack_format.reader import Pack
 
@@ -68,7 +69,7 @@ class TorchBench:
     def __init__(self, device: str, *, has_integers: bool | None = None) -> None:
         self.device = _device_named(device)
         if self.device.type == "cuda":
-            self.block_items = 1 << 22  # 32 MiB of float64: enough to keep a GPU busy
+            self.block_items = 1 << 22  # 32 MiB of float64, enough to keep a GPU busy; 8 MiB of 16-bit results
         self._has_integers = multiplies_integers(self.device) if has_integers is None else has_integers
 
     def for_tensor(self, where: str, items: int) -> AbstractContextManager[Bench]:
@@ -164,12 +165,12 @@ class TorchBench:
     def _moved(self, values: NDArray[Any]) -> torch.Tensor:
         """``values`` on the device, of the same dtype and shape."""
         if self.device.type == "cuda":
-            return staging(self.device).send(values)
+            return staging().send(values, self.device)
         # torch takes no memory that is read-only, and gives a warning or an error
         return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
     def _on_host(self, values: torch.Tensor) -> NDArray[Any]:
-        found: NDArray[Any] = staging(self.device).receive(values) if values.is_cuda else values.numpy()
+        found: NDArray[Any] = staging().receive(values) if values.is_cuda else values.numpy()
         return found
 
 
@@ -315,5 +316,14 @@ class TorchPack(Pack):
         super().__init__(path, limits)
 
     def get_delta(self, name: str, bench: Bench | None = None) -> Any:
-        """The change of a tensor as a float32 torch tensor; see ``Pack.get_delta``."""
-        return torch.from_numpy(super().get_delta(name, bench or self._bench)).to(self._bench.device)
+        """The change of a tensor as a float32 torch tensor, made on the device; see ``Pack.get_delta``."""
+        device = self._bench.device
+        if bench is not None:
+            return torch.from_numpy(super().get_delta(name, bench)).to(device)
+        target, additive = self._summands(name)
+        if not target.numel:
+            return torch.from_numpy(super().get_delta(name)).to(device)
+        delta = torch.empty(target.numel, dtype=torch.float32, device=device)
+        for items, acc in summed_blocks(target.grid, additive, self._bench):
+            delta[items] = acc.values.view(-1)  # rounded by the assignment
+        return delta.view(target.shape)

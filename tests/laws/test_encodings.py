@@ -252,11 +252,18 @@ def test_sparse_is_exact_whatever_the_share_of_changes(share: float) -> None:
 # ------------------------------------------------------------------------------------------------------------ benches
 
 
+DEVICES = pytest.mark.parametrize("device", ["cpu", "cpu, float64", "cpu and cpu", "cuda"])
+
+
 def torch_bench(device: str) -> Bench:
+    """A CPU as a device, with the products of integers that it has and with those of float64; two as several devices"""
     torch = pytest.importorskip("torch", reason="torch is an extra")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here: equal bits on a GPU are not checked by this run")
-    return pytest.importorskip("skillpack_format.torch_bridge").TorchBench(device)
+    bridge = pytest.importorskip("skillpack_format.torch_bridge")
+    if device == "cpu and cpu":
+        return bridge.SpreadBench(["cpu", "cpu"], [1, 2])
+    return bridge.TorchBench("cpu", has_integers=False) if device == "cpu, float64" else bridge.TorchBench(device)
 
 
 def wide_cases() -> list[Case]:
@@ -294,19 +301,19 @@ def test_the_kernel_gives_the_deltas_of_numpy(case: Case, variant: int) -> None:
     assert delta.tobytes() == delta_of(grid, additive, NUMPY_BENCH).tobytes()
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@DEVICES
 @ALL
 def test_torch_gives_the_bits_of_numpy(case: Case, device: str) -> None:
     assert made_directly(case, torch_bench(device)) == made_directly(case, NUMPY_BENCH)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@DEVICES
 @pytest.mark.parametrize("case", wide_cases(), ids=lambda case: case.label)
 def test_torch_gives_the_bits_of_numpy_for_every_magnitude(case: Case, device: str) -> None:
     assert made_directly(case, torch_bench(device)) == made_directly(case, NUMPY_BENCH)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@DEVICES
 @ALL
 def test_torch_gives_the_deltas_of_numpy(case: Case, device: str) -> None:
     change, grid = change_of(case), target_of(case.result).grid
@@ -314,7 +321,7 @@ def test_torch_gives_the_deltas_of_numpy(case: Case, device: str) -> None:
     assert delta_of(grid, change.additive, bench).tobytes() == delta_of(grid, change.additive, NUMPY_BENCH).tobytes()
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@DEVICES
 def test_torch_gives_the_bits_of_numpy_for_large_factors(device: str) -> None:
     case = large_factors()
     assert made_directly(case, torch_bench(device)) == made_directly(case, NUMPY_BENCH)

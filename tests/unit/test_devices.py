@@ -18,26 +18,26 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 @pytest.mark.parametrize("device", [CPU, pytest.param(torch.device("cuda", 0), marks=NEEDS_CUDA)], ids=str)
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 50])
 def test_what_is_sent_arrives_whatever_the_size_of_the_buffers(device: torch.device, size: int) -> None:
-    way = devices.Staging(device, 16)
+    way = devices.Staging(16)
     for dtype in (np.int8, np.uint8, np.int16, np.int64, np.float32):
         values = np.arange(size).astype(dtype)
-        sent = way.send(values)
+        sent = way.send(values, device)
         assert sent.device == device
         assert np.array_equal(sent.cpu().numpy(), values)
         assert np.array_equal(way.receive(sent), values)
 
 
 def test_what_is_sent_may_be_written_over_and_may_be_read_only() -> None:
-    way, values = devices.Staging(CPU, 16), np.arange(3.0)
-    sent = way.send(values)
+    way, values = devices.Staging(16), np.arange(3.0)
+    sent = way.send(values, CPU)
     values += 1
     assert sent.tolist() == [0.0, 1.0, 2.0]
-    assert way.send(np.frombuffer(b"\1\2", np.uint8)).tolist() == [1, 2]
-    assert way.send(np.arange(6).reshape(2, 3).T).tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert way.send(np.frombuffer(b"\1\2", np.uint8), CPU).tolist() == [1, 2]
+    assert way.send(np.arange(6).reshape(2, 3).T, CPU).tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_what_is_received_holds_until_the_next() -> None:
-    way = devices.Staging(CPU, 16)
+    way = devices.Staging(16)
     first = way.receive(torch.tensor([1, 2], dtype=torch.int32))
     assert first.tolist() == [1, 2]
     way.receive(torch.tensor([3, 4], dtype=torch.int32))
@@ -46,8 +46,8 @@ def test_what_is_received_holds_until_the_next() -> None:
 
 def test_every_thread_has_buffers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_THREAD", threading.local())
-    found = [devices.staging(CPU), devices.staging(CPU)]
-    thread = threading.Thread(target=lambda: found.append(devices.staging(CPU)))
+    found = [devices.staging(), devices.staging()]
+    thread = threading.Thread(target=lambda: found.append(devices.staging()))
     thread.start()
     thread.join()
     assert found[0] is found[1]

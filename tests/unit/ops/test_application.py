@@ -66,6 +66,17 @@ def test_every_kind_of_change_comes_out_as_made_directly(tmp_path: Path, threads
     assert prove(base, [pack], Options(threads=threads)).result_digest is not None
 
 
+def test_several_devices_make_the_same_files(tmp_path: Path) -> None:
+    """Two CPUs that torch computes on, with little room: tensors of four threads take turns on them."""
+    bridge = pytest.importorskip("skillpack_format.torch_bridge", reason="torch is an extra")
+    plan = full_plan()
+    base, pack = write_base(tmp_path / "b.safetensors", plan), write_pack(tmp_path / "p.skp", plan)
+    options = Options(threads=4, bench=bridge.SpreadBench(["cpu", "cpu"], [3000, 2000]))
+    apply(base, [pack], tmp_path / "out.safetensors", options)
+    apply(base, [pack], tmp_path / "expected.safetensors")
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
+
+
 def two_shards(folder: Path, plan: Plan) -> Path:
     """The base of ``plan`` in two shards, the second of which holds the unchanged tensors, and an index."""
     folder.mkdir()
