@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from skillpack_format.arithmetic import BLOCK_ITEMS, Bench, DeviceArray, nonfinite, overflow
 from skillpack_format.codes import CodeMatrix, Levels
-from skillpack_format.devices import Room, lane, staging
+from skillpack_format.devices import STAGED_BYTES, Room, lane, staging
 from skillpack_format.dtypes import Array, DType
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
@@ -30,7 +30,7 @@ from skillpack_format.making import summed_blocks
 from skillpack_format.native import cpu_bench
 from skillpack_format.reader import Pack
 
-_HASH_BYTES: Final = 1 << 26  # what a digest of GPU memory takes on the host at a time
+_HASH_BYTES: Final = 2 * STAGED_BYTES  # what a digest of GPU memory takes on the host at a time
 _BLOCK_COPIES: Final = 8  # of a block of float64 that a device holds while it makes a tensor, temporaries and codes too
 _FLOATS: Final = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PATTERNS: Final = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
@@ -149,11 +149,11 @@ class TorchBench:
         return self._moved(positions)
 
     def float32(self, acc: Sum) -> NDArray[np.float32]:
-        return self._on_host(acc.values.to(torch.float32))
+        return _on_host(acc.values.to(torch.float32))
 
     def rounded(self, acc: Sum, dtype: DType, where: str) -> Array:
         made = rounded_on(acc.values, _FLOATS[dtype.name])
-        found = self._on_host(made.view(_PATTERNS[made.dtype]))
+        found = _on_host(made.view(_PATTERNS[made.dtype]))
         raise_faults(torch.stack((acc.is_finite, all_finite(made))), dtype.name, where)
         return found.view(dtype.bit_pattern)
 
@@ -168,10 +168,6 @@ class TorchBench:
             return staging().send(values, self.device)
         # torch takes no memory that is read-only, and gives a warning or an error
         return torch.from_numpy(np.require(values, requirements=["C", "W"]))
-
-    def _on_host(self, values: torch.Tensor) -> NDArray[Any]:
-        found: NDArray[Any] = staging().receive(values) if values.is_cuda else values.numpy()
-        return found
 
 
 class SpreadBench(TorchBench):
@@ -271,6 +267,12 @@ def unpack_on(packed: torch.Tensor, bits: int, packing: str) -> torch.Tensor:
     return codes.bitwise_and_(mask).view(-1)
 
 
+def _on_host(values: torch.Tensor) -> NDArray[Any]:
+    """``values`` on the host; from a GPU, valid until the thread asks for the next."""
+    found: NDArray[Any] = staging().receive(values) if values.is_cuda else values.numpy()
+    return found
+
+
 def _spread(per_group: torch.Tensor, group: int, cols: int) -> torch.Tensor:
     """(rows, groups) to (rows, cols), as ``codes.spread``."""
     return per_group.repeat_interleave(min(group, cols), dim=1)[:, :cols]
@@ -304,7 +306,7 @@ def sha256_on(values: torch.Tensor) -> bytes:
     digest = hashlib.sha256()
     flat = values.view(-1).view(torch.uint8) if values.numel() else values.new_empty(0, dtype=torch.uint8)
     for block in torch.split(flat, _HASH_BYTES):
-        digest.update(block.cpu().numpy().data)
+        digest.update(_on_host(block).data)
     return digest.digest()
 
 

@@ -24,7 +24,11 @@ threads = click.option(
     help="Tensors in work at a time; the result is the same whatever N.",
 )
 device = click.option(
-    "--device", default="cpu", show_default=True, metavar="cpu|cuda", help="Where to compute; the result is the same."
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="cpu|cuda|cuda:N",
+    help="Where to compute; the result is the same. cuda is every GPU, cuda:N one. Unmeasured: no GPU was at hand.",
 )
 force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and an error too.")

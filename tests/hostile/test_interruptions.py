@@ -17,8 +17,8 @@ from builders import refused
 import skillpack_format as skp
 from benchmarks.reliability import bases, damage, races, shim
 from benchmarks.reliability.scenes import leftovers, make_inputs
-from skillpack_format.arithmetic import NumpyBench
 from skillpack_format.recipes import RECIPES
+from skillpack_format.torch_bridge import SpreadBench, TorchBench
 
 ROOT = Path(__file__).parents[2]
 needs_shim = pytest.mark.skipif(shim.why_not() is not None, reason=f"no faults can be injected: {shim.why_not()}")
@@ -64,17 +64,23 @@ def test_memory_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
     assert found["tried"] == 44
 
 
-def test_memory_that_the_gpu_has_not_is_said_in_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_that_the_gpu_has_not_is_said_in_words(tmp_path: Path, threads: int) -> None:
     """torch's own error, raised where a GPU would raise it."""
 
-    class SmallGpu(NumpyBench):
+    class SmallGpu(TorchBench):
         def accumulator(self, *start: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     make_inputs(tmp_path)
     base, out = tmp_path / "base", tmp_path / "out"
     skp.convert(base, tmp_path / "tuned", tmp_path / "p.skp", skp.ConvertOptions(recipe=RECIPES["standard"]))
-    found = refused("resource.memory", skp.apply, base, [tmp_path / "p.skp"], out, skp.ApplyOptions(bench=SmallGpu()))
+    bench = SpreadBench(["cpu", "cpu"])
+    bench._benches = SmallGpu("cpu"), SmallGpu("cpu")
+    options = skp.ApplyOptions(bench=bench, threads=threads)
+    found = refused("resource.memory", skp.apply, base, [tmp_path / "p.skp"], out, options)
+    assert found.where.startswith("tensor '")
+    assert "cpu has too little free memory" in found.message
     assert found.exit_status == 5
     assert not out.exists()
     assert leftovers(tmp_path) == []
