@@ -58,10 +58,10 @@ class TorchBench:
     """A torch device as the place of the accumulator.
 
     Products of integer codes are made of int8 with int32 sums (``torch._int_mm``), which no setting can change: every
-    sum is exact, in any order, and tensor cores do it at full speed. Its shapes are padded with zeros to what cuBLAS
+    sum is exact, in any order, and tensor cores are made for it. Its shapes are padded with zeros to what cuBLAS
     takes. float32 would be exact too, were it not for TF32, which any library may switch on for the whole process;
-    float64 is exact, and many GPUs do a sixty-fourth as many of them. float64 is what is used where ``_int_mm`` is
-    missing or gives wrong sums of extreme codes: oneDNN saturates them on processors without VNNI.
+    float64 is exact, and many GPUs do a small part as many of them. float64 is used where ``_int_mm`` is missing or
+    gives wrong sums of extreme codes: on processors without VNNI oneDNN adds in 16 bits and saturates.
     """
 
     block_items = BLOCK_ITEMS

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +249,26 @@ def test_where_int8_products_are_wrong_or_missing_float64_is_used(monkeypatch: p
     assert np.unique(product_of(left, right, has_integers=True)).tolist() == [-128 * 127 * 40]  # a shape is refused
     monkeypatch.delattr(torch, "_int_mm")
     assert not bridge.multiplies_integers.__wrapped__(torch.device("cpu"))
+
+
+SATURATING = """
+import torch
+from skillpack_format.torch_bridge import TorchBench
+bench, ones = TorchBench("cpu"), torch.ones(512, 384, dtype=torch.int8)
+acc = bench.sum_of(torch.zeros(512, 512), "")
+bench.add_product(acc, bench.left(ones * -128), bench.right(ones * 127), 1.0)
+assert acc.values.unique().tolist() == [-128.0 * 127 * 384], acc.values.unique()
+"""
+
+
+@pytest.mark.parametrize("most", ["AVX2", "AVX512_CORE"])
+def test_products_are_exact_where_the_processor_adds_in_16_bits(most: str) -> None:
+    """oneDNN held to instructions without VNNI: its own int8 products are wrong then."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": most}
+    done = subprocess.run(
+        [sys.executable, "-c", SATURATING], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------- several devices
