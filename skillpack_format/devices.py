@@ -121,10 +121,8 @@ class Room:
     def hold(self, nbytes: int) -> Iterator[int]:
         """Which device to work on: of those with room the one with most free memory that is not promised."""
         with self._changed:
-            self._changed.wait_for(lambda: self._roomiest(nbytes) is not None)
-            chosen = self._roomiest(nbytes)
-            if chosen is None:
-                raise AssertionError("it has just been found")
+            usable = self._changed.wait_for(lambda: self._usable(nbytes))
+            chosen = max(usable, key=self._left)
             self._promised[chosen] += nbytes
         try:
             yield chosen
@@ -133,7 +131,9 @@ class Room:
                 self._promised[chosen] -= nbytes
                 self._changed.notify_all()
 
-    def _roomiest(self, nbytes: int) -> int | None:
-        left = [free - promised for free, promised in zip(self._free, self._promised, strict=True)]
-        usable = [index for index, room in enumerate(left) if room >= nbytes or not self._promised[index]]
-        return max(usable, key=lambda index: left[index], default=None)
+    def _usable(self, nbytes: int) -> list[int]:
+        every = range(len(self._free))
+        return [index for index in every if self._left(index) >= nbytes or not self._promised[index]]
+
+    def _left(self, index: int) -> int:
+        return self._free[index] - self._promised[index]

@@ -25,7 +25,7 @@ def make_on(device: torch.device, base: torch.Tensor, kind: TensorKind, change: 
     payload.nonfinite and payload.overflow as ``making.make``. The caller proves the result by its digest.
     """
     bench = TorchBench(str(device))
-    made = _sum(base, kind, change.additive, bench, where) if change.additive and base.numel() else base
+    made = _sum(base, kind, change.additive, bench, where) if change.additive and base.numel() else base.clone()
     return made if change.rewriting is None else _rewrite(made, change.rewriting, bench)
 
 
