@@ -296,6 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("torch finds no CUDA device: nothing was measured")
         return 1
     torch.manual_seed(0)
+    torch.set_num_threads(options.threads)  # more of them wait for each other, and waiting is processor time too
     with tempfile.TemporaryDirectory() as name:
         body, kept = _measure(Path(name), options)
     report.write("attach.md" if options.device == "cpu" else "attach-cuda.md", _command(options), "Loaded models", body)
