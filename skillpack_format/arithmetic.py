@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EXACT_PRODUCT: Final = 1 << 24  # num.exact-product: float32 holds every integer up to here
 MAX_SLICES: Final = 64  # of a low-rank component; bands of factors likewise
 SMALLEST_SCALE: Final = 2.0**-100  # payload.scale: products with codes and bases never become subnormal
+WIDENED_ITEMS: Final = 1 << 22  # 32 MiB of float64: a tall matrix is never widened whole
 BLOCK_ITEMS: Final = 1 << 18  # 2 MiB of float64: every step finds what the one before left in the cache
 
 DeviceArray = Any  # what a bench computes with: numpy.ndarray, torch.Tensor, or something of its own
@@ -157,6 +158,12 @@ class Bench(Protocol):
         payload.overflow where one is infinite.
         """
 
+    def spectrum(self, tall: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """For writers: eigenvalues, ascending (n,), and eigenvectors, in columns (n, n), of tall^T tall; tall (m, n).
+
+        In float64, but to no bit: devices and numbers of threads differ in the last digits.
+        """
+
 
 class HostBench:
     """What benches of the host's memory do alike: codes are unpacked by numpy, and every tensor is made there."""
@@ -173,6 +180,21 @@ class HostBench:
     def factor(self, numbers: Levels | NDArray[np.float32], weights: NDArray[np.float64] | None) -> DeviceArray:
         values = numbers.numbers() if isinstance(numbers, Levels) else numbers.astype(np.float64)
         return values if weights is None else values * weights[:, None]
+
+    def spectrum(self, tall: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        gram = np.zeros((tall.shape[1], tall.shape[1]))
+        for rows in runs_of_rows(tall):
+            wide = tall[rows].astype(np.float64)
+            gram += wide.T @ wide
+        values, vectors = np.linalg.eigh(gram)
+        return values, vectors
+
+
+def runs_of_rows(matrix: NDArray[Any], items: int = WIDENED_ITEMS) -> Iterator[slice]:
+    """Slices of rows of at most about ``items`` items, which cover ``matrix`` in order."""
+    step = max(1, items // matrix.shape[1])
+    for first in range(0, matrix.shape[0], step):
+        yield slice(first, first + step)
 
 
 class Scratch:

@@ -136,17 +136,17 @@ def exact_candidates(pair: Pair) -> list[Candidate]:
     return [Candidate((exact,)) for exact in encoders.lossless(pair)] if pair.wanted.size else []
 
 
-def lossy_candidates(pair: Pair, coding: Treatment) -> list[Candidate]:
+def lossy_candidates(pair: Pair, coding: Treatment, bench: Bench) -> list[Candidate]:
     """The code that ``coding`` asks for, where it applies."""
     if not encoders.is_lossy_possible(pair):
         return []
     if isinstance(coding, Slices):
-        matrices = encoders.decomposed(pair, reach(coding.step, coding.cosine))
+        matrices = encoders.decomposed(pair, reach(coding.step, coding.cosine), bench)
         return [sliced_candidate(encoders.sliced(pair, matrices, coding))]
     if isinstance(coding, Prune):
         return [Candidate(tuple(encoders.pruned(pair, coding)))]
     if isinstance(coding, Bands):
-        return [Candidate(tuple(encoders.banded(pair, coding)))]
+        return [Candidate(tuple(encoders.banded(pair, coding, bench)))]
     if isinstance(coding, Blocks):
         return [Candidate(tuple(encoders.blocked(pair, coding)))]
     return []
@@ -164,7 +164,7 @@ def refined_candidate(pair: Pair, nbytes: float, job: Job) -> Candidate | None:
     changed = int(np.count_nonzero(pair.converted != pair.wanted))
     best: tuple[float, tuple[Encoded, ...]] = (nbytes, ())
     try:
-        matrices = encoders.decomposed(pair, reach(REFINED[-1].step, REFINED[-1].cosine))
+        matrices = encoders.decomposed(pair, reach(REFINED[-1].step, REFINED[-1].cosine), job.bench)
         for coding in REFINED:
             part = encoders.sliced(pair, matrices, coding)
             saved = changed / 16 * -math.log2(max(part.noise, LEAST_NOISE))  # bytes: noise is a square
@@ -202,7 +202,7 @@ def _cheapest(pair: Pair, job: Job) -> Candidate:
 
     Exact codes are not made where a sample of the tensor says that they would be far larger than a lossy one.
     """
-    candidates = lossy_candidates(pair, job.treatment) if pair.wanted.size else []
+    candidates = lossy_candidates(pair, job.treatment, job.bench) if pair.wanted.size else []
     sizes = [quick_nbytes(pair, each, job) for each in candidates]
     if not sizes or min(sizes) > FAR_LARGER * exact_nbytes_about(pair, job):
         exact = exact_candidates(pair)

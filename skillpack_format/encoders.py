@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skillpack_format import linalg, slicing
-from skillpack_format.arithmetic import Grid
+from skillpack_format.arithmetic import NUMPY_BENCH, Bench, Grid
 from skillpack_format.contents import target_of
 from skillpack_format.digest import TensorKind
 from skillpack_format.dtypes import Array, bits_to_float64, convert_bits, dtype_named, float32_to_bits
@@ -129,11 +129,11 @@ def is_lossy_possible(pair: Pair) -> bool:
     return dtype.is_arithmetic and pair.start.dtype.is_arithmetic and len(pair.kind.shape) >= 2 and pair.old_items > 0
 
 
-def decomposed(pair: Pair, reach: float = 0.0) -> list[slicing.Decomposed]:
+def decomposed(pair: Pair, reach: float = 0.0, bench: Bench = NUMPY_BENCH) -> list[slicing.Decomposed]:
     """The components of every matrix of the delta, down to a reach (``slicing.reach``)."""
     grid = Grid.of(pair.kind.shape)
     delta = pair.delta().reshape(grid.stack, grid.rows, grid.cols)
-    return [slicing.decomposed(each, reach) for each in delta]
+    return [slicing.decomposed(each, reach, bench) for each in delta]
 
 
 def sliced(pair: Pair, matrices: Sequence[slicing.Decomposed], treatment: Slices) -> SlicedPair:
@@ -207,11 +207,11 @@ def pruned(pair: Pair, treatment: Prune) -> list[Encoded]:
     return [sparse.placed(positions, values, bf16, numel, "add"), *_new_rows(pair)]
 
 
-def banded(pair: Pair, treatment: Bands) -> list[Encoded]:
+def banded(pair: Pair, treatment: Bands, bench: Bench = NUMPY_BENCH) -> list[Encoded]:
     """``factors``. The matrices of a stack share ranks: those of the one that needs most."""
     grid = Grid.of(pair.kind.shape)
     delta = pair.delta().reshape(grid.stack, grid.rows, grid.cols)
-    parts = [linalg.svd(each) for each in delta]
+    parts = [linalg.svd(each, bench=bench) for each in delta]
     rank = max(min(_rank(s, treatment, min(grid.rows, grid.cols)), s.size) for _, s, _ in parts)
     u = np.zeros((grid.stack, rank, grid.rows), np.float32)
     s = np.zeros((grid.stack, rank), np.float32)

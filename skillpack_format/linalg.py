@@ -1,17 +1,18 @@
 """The one decomposition that encoders need: a thin singular value decomposition, or the strong part of one.
 
 The one rule: the answer is a function of the arguments alone. Signs are fixed by the right factor, values descend, the
-random start is always the same, and numpy does all the arithmetic. (A BLAS may sum in another order with another number
-of threads: the same bytes need the same machine and one thread.) No reader needs this module.
+random start is always the same. (A BLAS may sum in another order with another number
+of threads: the same bytes need the same machine, the same device and one thread.) No reader needs this module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from skillpack_format.arithmetic import NUMPY_BENCH, Bench, runs_of_rows
 
 Matrix = NDArray[np.float32]
 Values = NDArray[np.float64]
@@ -24,15 +25,14 @@ FIRST_COUNT: Final = 64  # components first looked for; then twice as many
 MOST_SHARE: Final = 8  # of the smaller side, one over: more components than that and all of them are found
 PASSES: Final = 3  # of the power iteration
 SEED: Final = 20251125
-_BLOCK_ITEMS: Final = 1 << 22  # 32 MiB of float64: a tall matrix is never widened whole
 
 
-def svd(delta: NDArray[Any], least: float = 0.0) -> tuple[Matrix, Values, Matrix]:
+def svd(delta: NDArray[Any], least: float = 0.0, bench: Bench = NUMPY_BENCH) -> tuple[Matrix, Values, Matrix]:
     """``delta`` = U diag(s) Vt to about 1e-6 of its norm; without components whose singular value is below ``least``.
 
     ``delta``: (m, n) finite floats. U: (m, k), s: (k,) positive and descending, Vt: (k, n), where k is the numerical
     rank, or the number of strong components: a zero matrix has k = 0. The largest entry of each row of Vt is positive.
-    Rows and columns of zeros cost nothing.
+    Rows and columns of zeros cost nothing. ``bench`` finds eigenvectors, which take most of the time.
     """
     m, n = delta.shape
     largest = max(float(delta.max()), -float(delta.min())) if delta.size else 0.0
@@ -42,7 +42,8 @@ def svd(delta: NDArray[Any], least: float = 0.0) -> tuple[Matrix, Values, Matrix
     dense = delta if (rows.size, cols.size) == (m, n) else delta[np.ix_(rows, cols)]
     scaled = (dense / largest).astype(np.float32, copy=False)  # squares of subnormals would vanish
     least /= largest
-    ut, s, vt = _of_tall(scaled, least) if rows.size >= cols.size else _of_tall(scaled.T, least)[::-1]
+    is_tall = rows.size >= cols.size
+    ut, s, vt = _of_tall(scaled, least, bench) if is_tall else _of_tall(scaled.T, least, bench)[::-1]
     peak = np.take_along_axis(vt, np.abs(vt).argmax(axis=1)[:, None], axis=1)  # (k, 1)
     sign = np.where(peak < 0, np.float32(-1), np.float32(1))
     ut *= sign
@@ -59,11 +60,11 @@ def _spread(factor: Matrix, places: NDArray[np.int64], size: int) -> Matrix:
     return whole
 
 
-def _of_tall(tall: Matrix, least: float) -> tuple[Matrix, Values, Matrix]:
+def _of_tall(tall: Matrix, least: float, bench: Bench) -> tuple[Matrix, Values, Matrix]:
     """Ut (k, m), s, Vt (k, n) of ``tall`` (m, n), m >= n, without a sign convention."""
     n, count = tall.shape[1], FIRST_COUNT
     while least > 0 and n >= LEAST_SIZE and count * MOST_SHARE <= n:
-        ut, s, vt = _strongest(tall, count)
+        ut, s, vt = _strongest(tall, count, bench)
         if s.size < count or s[-1] < least:  # what is missing is weaker than all that was found
             kept = int(np.count_nonzero(s >= least))
             return ut[:kept], s[:kept], vt[:kept]
@@ -71,10 +72,10 @@ def _of_tall(tall: Matrix, least: float) -> tuple[Matrix, Values, Matrix]:
         if missing > (n - count) * (least / 2) ** 2:  # spread evenly, that would about reach ``least`` everywhere
             break
         count *= 2
-    return _factors(tall, _right_vectors(tall))
+    return _factors(tall, _right_vectors(tall, bench))
 
 
-def _strongest(tall: Matrix, count: int) -> tuple[Matrix, Values, Matrix]:
+def _strongest(tall: Matrix, count: int, bench: Bench) -> tuple[Matrix, Values, Matrix]:
     """About the ``count`` strongest components: a randomised range finder with power iterations (Halko et al. 2011).
 
     They are the exact components of ``tall`` projected on a subspace, so what they leave out of the matrix is all the
@@ -85,16 +86,12 @@ def _strongest(tall: Matrix, count: int) -> tuple[Matrix, Values, Matrix]:
     for _ in range(PASSES):
         image, _ = np.linalg.qr(tall @ basis)
         basis, _ = np.linalg.qr(tall.T @ image)
-    return _factors(tall, _right_vectors(tall @ basis) @ basis.T)
+    return _factors(tall, _right_vectors(tall @ basis, bench) @ basis.T)
 
 
-def _right_vectors(tall: Matrix) -> Matrix:
+def _right_vectors(tall: Matrix, bench: Bench) -> Matrix:
     """Vt (k, n) of ``tall`` (m, n), m >= n, by the eigenvectors of its Gram matrix, the strongest first."""
-    gram = np.zeros((tall.shape[1], tall.shape[1]))
-    for rows in _blocks(tall):
-        wide = tall[rows].astype(np.float64)
-        gram += wide.T @ wide
-    values, vectors = np.linalg.eigh(gram)  # ascending, (n, n)
+    values, vectors = bench.spectrum(tall)
     s = np.sqrt(np.maximum(values[::-1], 0))
     kept = int(np.count_nonzero(s > SMALLEST_SHARE * s[0]))
     return np.ascontiguousarray(vectors[:, ::-1][:, :kept].T, np.float32)
@@ -103,16 +100,9 @@ def _right_vectors(tall: Matrix) -> Matrix:
 def _factors(tall: Matrix, vt: Matrix) -> tuple[Matrix, Values, Matrix]:
     """Ut (k, m), s, Vt (k, n) for right vectors (k, n): the image of each, and its length."""
     image = vt @ tall.T  # (k, m): diag(s) Ut, with a better s than the root of the eigenvalue
-    s = np.concatenate([np.linalg.norm(image[some].astype(np.float64), axis=1) for some in _blocks(image)])
+    s = np.concatenate([np.linalg.norm(image[some].astype(np.float64), axis=1) for some in runs_of_rows(image)])
     order = np.argsort(-s, kind="stable")
     if (order[1:] < order[:-1]).any():
         image, s, vt = image[order], s[order], vt[order]
     image /= s.astype(np.float32)[:, None]
     return image, s, vt
-
-
-def _blocks(matrix: Matrix) -> Iterator[slice]:
-    """Slices of rows of at most about _BLOCK_ITEMS items, which cover the matrix in order."""
-    step = max(1, _BLOCK_ITEMS // matrix.shape[1])
-    for first in range(0, matrix.shape[0], step):
-        yield slice(first, first + step)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skillpack_format import linalg
-from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, SMALLEST_SCALE
+from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, NUMPY_BENCH, SMALLEST_SCALE, Bench
 from skillpack_format.errors import error
 
 Matrix = NDArray[np.float32]
@@ -97,12 +97,12 @@ def reach(step: float, cosine: float) -> float:
     return step * (0.05 + 0.225 * cosine)
 
 
-def decomposed(delta: NDArray[Any], reach: float = 0.0) -> Decomposed:
+def decomposed(delta: NDArray[Any], reach: float = 0.0, bench: Bench = NUMPY_BENCH) -> Decomposed:
     """``delta``: (m, n) finite float32. The costly half of coding a matrix; the same for all steps down to a reach."""
     energy = np.einsum("mn,mn->m", delta, delta, dtype=np.float64)
     typical = _typical(energy, delta.shape[1])
     longer = max(np.count_nonzero(energy), np.count_nonzero(delta.any(axis=0)))
-    u, s, vt = linalg.svd(delta, reach * typical * math.sqrt(longer))
+    u, s, vt = linalg.svd(delta, reach * typical * math.sqrt(longer), bench)
     total = float(energy.sum())
     is_whole = float(s @ s) >= (1 - 1e-5) * total
     components = Components(u.T, s, vt, _peaks(u.T), _peaks(vt))

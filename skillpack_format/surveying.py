@@ -192,7 +192,8 @@ class _Tensor:
         coding = self.job.treatment
         if isinstance(coding, Planned | Priced):
             coding = Lossless()
-        candidates = [*exact_candidates(self.pair), *lossy_candidates(self.pair, coding)] or [Candidate(())]
+        lossy = lossy_candidates(self.pair, coding, self.job.bench)
+        candidates = [*exact_candidates(self.pair), *lossy] or [Candidate(())]
         return min((_option(self.job, self.pair, coding, each) for each in candidates), key=lambda o: o.nbytes)
 
     def unchanged(self) -> list[Option]:
@@ -211,7 +212,7 @@ class _Tensor:
             here: Coding = coding
             if isinstance(coding, Prune):  # a share of all elements, and the sample is of rows that change
                 here = Prune(min(1.0, coding.keep * self.pair.wanted.size / (times * part.wanted.size)))
-            for candidate in lossy_candidates(part, here):
+            for candidate in lossy_candidates(part, here, self.job.bench):
                 noise, lost = _figures(self.job, part, candidate, delta, energy)
                 found.append(_option(self.job, part, coding, candidate, noise, lost, times))
         return found
@@ -258,7 +259,7 @@ class _Tensor:
     def _sliced(self, coding: Slices) -> encoders.SlicedPair:
         reach = slicing.reach(coding.step, coding.cosine)
         if not self._matrices or reach < max(each.reach for each in self._matrices):
-            self._matrices = encoders.decomposed(self.pair, reach)
+            self._matrices = encoders.decomposed(self.pair, reach, self.job.bench)
         return encoders.sliced(self.pair, self._matrices, coding)
 
 

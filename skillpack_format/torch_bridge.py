@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from skillpack_format.arithmetic import BLOCK_ITEMS, Bench, DeviceArray, nonfinite, overflow
+from skillpack_format.arithmetic import BLOCK_ITEMS, Bench, DeviceArray, nonfinite, overflow, runs_of_rows
 from skillpack_format.codes import CodeMatrix, Levels
 from skillpack_format.devices import STAGED_BYTES, Room, lane, staging
 from skillpack_format.dtypes import Array, DType
@@ -140,6 +140,14 @@ class TorchBench:
     def add_at(self, acc: Sum, positions: NDArray[np.int64], values: NDArray[np.float32]) -> None:
         acc.values.view(-1)[self.index(positions)] += self._moved(values).to(torch.float64)
 
+    def spectrum(self, tall: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        gram = torch.zeros((tall.shape[1],) * 2, dtype=torch.float64, device=self.device)
+        for rows in runs_of_rows(tall):
+            wide = self._moved(np.ascontiguousarray(tall[rows])).to(torch.float64)
+            gram += wide.T @ wide
+        values, vectors = torch.linalg.eigh(gram)
+        return values.cpu().numpy(), vectors.cpu().numpy()
+
     def bits(self, patterns: NDArray[Any]) -> DeviceArray:
         """Bit patterns as they are, on the device: unsigned integers of the same width."""
         return self._moved(patterns)
@@ -180,6 +188,10 @@ class SpreadBench(TorchBench):
         super().__init__(devices[0])
         self._benches = tuple(TorchBench(device) for device in devices)
         self._room = Room([free_bytes(each.device) for each in self._benches] if free is None else free)
+
+    def spectrum(self, tall: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        with self.for_tensor("a matrix being decomposed", tall.size) as bench:
+            return bench.spectrum(tall)
 
     @contextmanager
     def for_tensor(self, where: str, items: int) -> Iterator[Bench]:

@@ -56,7 +56,7 @@ def _codes(opened: Any, parts: dict[str, NDArray[Any]]) -> Iterator[NDArray[Any]
     slices = getattr(opened, "slices", None)
     if slices is not None:
         for each in slices:
-            yield from (each.u.reshape(-1), each.v.reshape(-1), *_planes(each.scales))
+            yield from (each.u.signed().reshape(-1), each.v.signed().reshape(-1), *_planes(each.scales))
         return
     for items in parts.values():
         yield from [items] if items.dtype.itemsize <= 2 else _planes(items)

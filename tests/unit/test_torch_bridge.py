@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import EXAMPLES, plan_of, refused, write_pack
+from safetensors.numpy import save_file
 
+import skillpack_format as skp
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.bits import PACKINGS, pack
 from skillpack_format.codes import CodeMatrix, Levels
@@ -25,6 +27,7 @@ from skillpack_format.errors import SkillPackError
 from skillpack_format.native import cpu_bench
 from skillpack_format.opening import safe_open
 from skillpack_format.reader import open_pack
+from skillpack_format.recipes import STANDARD
 
 torch = pytest.importorskip("torch", reason="torch is an extra")
 bridge = pytest.importorskip("skillpack_format.torch_bridge")
@@ -272,6 +275,33 @@ def test_products_are_exact_where_the_processor_adds_in_16_bits(most: str) -> No
 
 
 # ---------------------------------------------------------------------------------------------------- several devices
+
+
+@pytest.mark.parametrize("bench", [bridge.TorchBench("cpu"), bridge.SpreadBench(["cpu", "cpu"])], ids=["one", "two"])
+@pytest.mark.parametrize("shape", [(7, 3), (40, 40), (3000, 1500)])
+def test_decomposes_as_numpy_does(bench: Bench, shape: tuple[int, int]) -> None:
+    tall = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    values, vectors = bench.spectrum(tall)
+    wanted, _ = NUMPY_BENCH.spectrum(tall)
+    np.testing.assert_allclose(values, wanted, rtol=1e-9, atol=1e-9 * wanted[-1])
+    gram = tall.T.astype(np.float64) @ tall.astype(np.float64)
+    np.testing.assert_allclose((vectors * values) @ vectors.T, gram, atol=1e-9 * wanted[-1])
+
+
+def test_a_pack_made_on_a_device_is_one_that_every_bench_makes_the_same_of(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    base = rng.standard_normal((90, 70)).astype(np.float32)
+    change = rng.standard_normal((90, 5)) @ rng.standard_normal((5, 70)) / 100
+    save_file({"l.mlp.weight": base}, tmp_path / "base.safetensors")
+    save_file({"l.mlp.weight": (base + change).astype(np.float32)}, tmp_path / "tuned.safetensors")
+    options = skp.ConvertOptions(recipe=STANDARD, bench=bridge.TorchBench("cpu"))
+    skp.convert(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", tmp_path / "a.skp", options)
+    with skp.open_pack(tmp_path / "a.skp") as pack:
+        assert "lowrank" in pack.info("l.mlp.weight").encodings
+        made = [
+            pack.get_tensor("l.mlp.weight", base.tobytes(), bench) for bench in (NUMPY_BENCH, bridge.TorchBench("cpu"))
+        ]
+    np.testing.assert_array_equal(*made)
 
 
 def test_a_tensor_is_made_on_the_device_with_most_room() -> None:
