@@ -7,12 +7,19 @@ strictly ascending ASCII strings. Nothing is allocated on a claim: a length is c
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any, Final, NoReturn
 
 from skillpack_format.errors import error
 from skillpack_format.limits import Limits
 
 Plain = Any  # int | str | bytes | list[Plain] | dict[str, Plain]
+
+# limit.exceeded/density: a document may have so many values, and one more for every so many of its bytes
+FREE_VALUES: Final = 4096
+BYTES_A_VALUE: Final = 4
+
+_KEPT_KEYS: Final = 256  # more than the format has; a document of ever new keys would only fill the table
 
 # first byte -> (kind, bytes of the length or value that follow, smallest value this form may carry)
 _LENGTH_OF: Final = {
@@ -43,12 +50,7 @@ def write(document: Plain) -> bytes:
 
 def read(data: bytes, limits: Limits, where: str) -> Plain:
     """The document in ``data``; a ManifestError (wire.*) or LimitError says why not, and at which byte."""
-    decoder = _Decoder(data, limits, where)
-    decoder.count(1)
-    document = decoder.value(1)
-    if decoder.at != len(data):
-        decoder.refuse("wire.trailing", f"{len(data) - decoder.at} bytes follow the document")
-    return document
+    return _Decoder(data, limits, where).document()
 
 
 def _sorted(value: Plain) -> Plain:
@@ -59,111 +61,158 @@ def _sorted(value: Plain) -> Plain:
     return value
 
 
-class _Decoder:
-    """A cursor over ``data``; ``nodes`` counts the values that the lengths read announce, ``keys`` the keys checked."""
+def _heads() -> tuple[tuple[str, int, int], ...]:
+    """What each first byte says: as in _LENGTH_OF, or the value or length itself where no bytes of it follow."""
+    found = [("none", 0, 1 << 64)] * 256
+    for kind, first, count in (("int", 0x00, 128), ("map", 0x80, 16), ("array", 0x90, 16), ("str", 0xA0, 32)):
+        found[first : first + count] = [(kind, 0, number) for number in range(count)]
+    for first, form in _LENGTH_OF.items():
+        found[first] = form
+    return tuple(found)
 
-    __slots__ = ("at", "data", "keys", "limits", "nodes", "where")
+
+_HEADS: Final = _heads()
+
+
+class _Decoder:
+    """One document in bytes. ``most``: values it may have; ``keys``: short map keys met before, by head and text."""
+
+    __slots__ = ("data", "keys", "limits", "most", "where")
 
     def __init__(self, data: bytes, limits: Limits, where: str) -> None:
         self.data = data
         self.limits = limits
         self.where = where
-        self.at = 0
-        self.nodes = 0
+        self.most = min(limits.header_nodes, FREE_VALUES + len(data) // BYTES_A_VALUE)
         self.keys: dict[bytes, str] = {}
 
-    def refuse(self, code: str, message: str) -> NoReturn:
-        raise error(code, self.where, f"byte {self.at}: {message}")
+    def document(self) -> Plain:
+        self.require_values(1)
+        document, end = self.value()
+        if end != len(self.data):
+            self.refuse("wire.trailing", end, f"{len(self.data) - end} bytes follow the document")
+        return document
 
-    def value(self, depth: int) -> Plain:
-        kind, count = self._head()
-        if kind == "int":
-            return count
-        if kind == "str":
-            return self._text(count)
-        if kind == "bin":
-            return self._take(count)
-        if depth > self.limits.header_depth:
-            self.limits.require("header_depth", depth, self.where)
-        if kind == "array":
-            self._require_left(count)
-            self.count(count)
-            return [self.value(depth + 1) for _ in range(count)]
-        self._require_left(2 * count)
-        self.count(2 * count)
-        return self._map(count, depth)
-
-    def count(self, nodes: int) -> None:
-        """Have ``nodes`` more values, which a length has just announced."""
-        self.nodes += nodes
-        if self.nodes > self.limits.header_nodes:
-            self.limits.require("header_nodes", self.nodes, self.where)
-
-    def _map(self, count: int, depth: int) -> dict[str, Plain]:
-        result: dict[str, Plain] = {}
-        previous: bytes | None = None
-        for _ in range(count):
-            first = self.data[self.at] if self.at < len(self.data) else 0
-            if 0xA0 <= first <= 0xBF:  # what nearly every key is
-                self.at += 1
-                raw = self._take(first & 0x1F)
-            else:
-                kind, length = self._head()
-                if kind != "str":
-                    self.refuse("wire.key-type", f"a map key is {kind}, keys are str")
-                raw = self._take(length)
-            key = self.keys.get(raw) or self._key(raw)
-            if previous is not None and raw <= previous:
-                self.refuse("wire.key-order", f"key {key!r} after {previous.decode()!r}; keys are strictly ascending")
-            previous = raw
-            result[key] = self.value(depth + 1)
-        return result
-
-    def _key(self, raw: bytes) -> str:
-        if not raw.isascii():
-            self.refuse("wire.key-type", "a map key is not ASCII")
-        key = self.keys[raw] = raw.decode("ascii")
-        return key
-
-    def _head(self) -> tuple[str, int]:
-        """The kind of the next value and its length (or, for an integer, its value)."""
-        at = self.at
-        if at >= len(self.data):
-            self._require_left(1)
-        first = self.data[at]
-        self.at = at + 1
-        if first <= 0x7F:
-            return "int", first
-        if first <= 0x8F:
-            return "map", first & 0x0F
-        if first <= 0x9F:
-            return "array", first & 0x0F
-        if first <= 0xBF:
-            return "str", first & 0x1F
-        if first not in _LENGTH_OF:
-            self.at = at
-            message = "is outside the profile (no nil, bool, float, ext, negative integer)"
-            self.refuse("wire.type", f"0x{first:02x} {message}")
-        kind, width, smallest = _LENGTH_OF[first]
-        count = int.from_bytes(self._take(width), "big")
-        if count < smallest:
-            self.refuse("wire.not-shortest", f"{kind} {count} has a shorter form than 0x{first:02x}")
-        return kind, count
-
-    def _text(self, count: int) -> str:
+    def value(self) -> tuple[Plain, int]:  # noqa: C901, PLR0912, PLR0915 - one loop: a call a value would double the time
+        """What ``data`` begins with, and where it ends."""
+        data, keys, size, deepest, most = self.data, self.keys, len(self.data), self.limits.header_depth, self.most
+        at, values = 0, 1  # values: as many as the lengths read have announced
+        whole: list[Plain] = []
+        value: Any
+        # the container that is open: itself, its members to come, and of a map the key of the next and the key before
+        opened: Any = whole
+        members, is_map, key, before = repeat(None, 1), False, "", None
+        around: list[Any] = []  # the same of those around it
         try:
-            return self._take(count).decode("utf-8")
+            while True:
+                for _ in members:
+                    if is_map:
+                        end = at + 1 + (data[at] & 0x1F)  # where nearly every key ends
+                        found = keys.get(data[at:end])
+                        if found is None:
+                            found, end = self.key(at)
+                        if before is not None and found <= before:
+                            self.refuse("wire.key-order", at, f"key {found!r} after {before!r}; keys strictly ascend")
+                        key = before = found
+                        at = end
+                    kind, width, value = _HEADS[data[at]]
+                    at += 1
+                    if width:
+                        least, value = value, int.from_bytes(data[at : at + width], "big")
+                        at += width
+                        if at > size or value < least:
+                            self.refuse_number(at - width, width, kind, value)
+                    if kind == "str":
+                        end = at + value
+                        if end > size:
+                            self.require_left(value, at)
+                        value = data[at:end].decode("utf-8")
+                        at = end
+                    elif kind == "bin":
+                        end = at + value
+                        if end > size:
+                            self.require_left(value, at)
+                        value = data[at:end]
+                        at = end
+                    elif kind != "int":
+                        in_map, count = kind == "map", value
+                        announced = 2 * count if in_map else count
+                        values += announced
+                        if announced > size - at or values > most or len(around) >= deepest:
+                            self.refuse_container(at, kind, announced, len(around) + 1, values)
+                        value = {} if in_map else []
+                        if count:
+                            if is_map:
+                                opened[key] = value
+                            else:
+                                opened.append(value)
+                            around.append((opened, members, is_map, before))
+                            opened, members, is_map, before = value, repeat(None, count), in_map, None
+                            break
+                    if is_map:
+                        opened[key] = value
+                    else:
+                        opened.append(value)
+                else:
+                    if not around:
+                        return whole[0], at
+                    opened, members, is_map, before = around.pop()
+        except IndexError:  # of data[at]
+            self.require_left(1, size)
+            raise
         except UnicodeDecodeError:
-            self.refuse("wire.utf8", "a string is not UTF-8")
+            self.refuse("wire.utf8", at, "a string is not UTF-8")
 
-    def _take(self, count: int) -> bytes:
-        end = self.at + count
-        taken = self.data[self.at : end]
-        if len(taken) != count:
-            self._require_left(count)
-        self.at = end
-        return taken
+    def key(self, at: int) -> tuple[str, int]:
+        """The map key at ``at``, and where it ends."""
+        kind, width, count = _HEADS[self.data[at]]
+        start = at + 1 + width
+        if width:
+            least, count = count, int.from_bytes(self.data[at + 1 : start], "big")
+            if start > len(self.data) or count < least:
+                self.refuse_number(at + 1, width, kind, count)
+        if kind != "str":
+            if kind == "none":
+                self.refuse_type(at)
+            self.refuse("wire.key-type", at, f"a map key is {kind}, keys are str")
+        end = start + count
+        raw = self.data[start:end]
+        if len(raw) < count:
+            self.require_left(count, start)
+        if not raw.isascii():
+            self.refuse("wire.key-type", at, "a map key is not ASCII")
+        key = raw.decode("ascii")
+        if not width and len(self.keys) < _KEPT_KEYS:
+            self.keys[self.data[at:end]] = key
+        return key, end
 
-    def _require_left(self, count: int) -> None:
-        if count > len(self.data) - self.at:
-            self.refuse("wire.truncated", f"needs {count} more bytes, {len(self.data) - self.at} are left")
+    def refuse_container(self, at: int, kind: str, announced: int, depth: int, values: int) -> None:
+        """Refuse the array or map whose members would begin at ``at``."""
+        if kind == "none":
+            self.refuse_type(at - 1)
+        self.require_left(announced, at)
+        self.limits.require("header_depth", depth, self.where)
+        self.require_values(values)
+
+    def refuse_number(self, at: int, width: int, kind: str, number: int) -> NoReturn:
+        """Refuse the ``number`` of ``width`` bytes at ``at``."""
+        self.require_left(width, at)
+        self.refuse("wire.not-shortest", at - 1, f"{kind} {number} has a shorter form than 0x{self.data[at - 1]:02x}")
+
+    def refuse_type(self, at: int) -> NoReturn:
+        message = "is outside the profile (no nil, bool, float, ext, negative integer)"
+        self.refuse("wire.type", at, f"0x{self.data[at]:02x} {message}")
+
+    def require_left(self, count: int, at: int) -> None:
+        left = len(self.data) - at
+        if count > left:
+            self.refuse("wire.truncated", at, f"needs {count} more bytes, {left} are left")
+
+    def require_values(self, values: int) -> None:
+        self.limits.require("header_nodes", values, self.where)
+        if values > self.most:
+            message = f"has {values} values or more in {len(self.data)} bytes, {self.most} are the most"
+            raise error("limit.exceeded", self.where, message)
+
+    def refuse(self, code: str, at: int, message: str) -> NoReturn:
+        raise error(code, self.where, f"byte {at}: {message}")

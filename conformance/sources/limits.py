@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import string
+from typing import Any
+
 from conformance.assemble import Entry
 from conformance.assembler.draft import Change, Model, assembled
-from conformance.assembler.edits import put
+from conformance.assembler.edits import Wire, encoded, put
 from conformance.assembler.suite import Suite
 
 from .models import ALL_KINDS, dense_add, raw, single, tensor
 
+Document = dict[str, Any]
 KINDS = "container-all-kinds-validate"
 # what ALL_KINDS asks for: limit -> (value, stage's requirement)
 ASKED = {
@@ -253,8 +257,58 @@ def content_size(suite: Suite) -> None:
     )
 
 
+def density(suite: Suite, manifest: Document, storage: Document) -> None:
+    """As many values as the bytes of a document allow, and one more in as many bytes."""
+    pairs = {first + second: "" for first in string.ascii_lowercase[:16] for second in string.ascii_lowercase[:16]}
+    suite.accept(
+        "limit-density-free",
+        "256 pairs in metadata, a value for every two bytes",
+        Model(metadata=pairs),
+        "limit.exceeded/density reader.least",
+        op="validate",
+        why="4096 values are free.",
+    )
+    for name, document, path in (("manifest", manifest, "metadata/license"), ("storage", storage, "chunk_bytes")):
+        place, _, key = path.rpartition("/")
+        replaced = document[place][key] if place else document[key]
+        nbytes = len(encoded(document)) - len(encoded(replaced)) + len(items_and_filling(0, 0).data)
+        values = values_of(document) + 2
+        items, filling = items_allowed(nbytes, values)
+        for slug, count, code in (("at", items, "manifest.type"), ("above", items + 1, "limit.exceeded")):
+            edit = put(path, items_and_filling(count, filling + items - count))
+            suite.reject(
+                f"limit-density-{name}-{slug}",
+                f"{name.upper()} of {values + count} values in {nbytes + filling + items} bytes",
+                KINDS,
+                Change(manifest=[edit]) if name == "manifest" else Change(storage=[edit]),
+                code,
+                "limit.exceeded/density" + (" manifest.type" if slug == "at" else ""),
+                "It is within the limit, so the type decides." if slug == "at" else "",
+                op="inspect" if slug == "at" else "validate",
+            )
+
+
+def items_and_filling(count: int, filling: int) -> Wire:
+    """An array of an array of ``count`` integers and a bin."""
+    return Wire(b"\x92\xdc" + count.to_bytes(2, "big") + b"\7" * count + b"\xc4" + bytes([filling]) + bytes(filling))
+
+
+def items_allowed(nbytes: int, values: int) -> tuple[int, int]:
+    """Integers and bytes of a bin that make a document of so many bytes and values as dense as it may be.
+
+    Its size has the remainder 3 by 4, so that a reader that rounds up allows one value more.
+    """
+    return next(
+        (items, filling)
+        for items in range(1 << 16)
+        for filling in range(1, 5)
+        if (nbytes + items + filling) % 4 == 3 and values + items == 4096 + (nbytes + items + filling) // 4
+    )
+
+
 def cases(suite: Suite) -> None:
     files = assembled(ALL_KINDS)
+    density(suite, files.manifest, files.storage)
     lowered(
         suite,
         int.from_bytes(files.pack[16:24], "little"),

@@ -72,7 +72,7 @@ def test_long_values_change_form_at_two_to_the_16(size: int) -> None:
         if size < 1 << 16
         else {"str": b"\xdb", "bin": b"\xc6", "array": b"\xdd"}
     )
-    for name, document in (("str", "a" * size), ("bin", bytes(size)), ("array", [0] * size)):
+    for name, document in (("str", "a" * size), ("bin", bytes(size)), ("array", ["abc"] * size)):
         written = wire.write(document)
         assert written[:1] == first[name]
         assert read(written) == document
@@ -201,3 +201,35 @@ def test_counts_every_value_and_every_key(data: str, nodes: int) -> None:
 
 def test_says_at_which_byte() -> None:
     assert refused("wire.type", read, hexed("9207c0")).message.startswith("byte 2: ")
+
+
+def of_values(values: int, nbytes: int, *, in_map: bool) -> bytes:
+    """A document of so many values in so many bytes: an array of small integers, and bytes beside it."""
+    before, between = (hexed("82a161"), hexed("a162")) if in_map else (hexed("92"), b"")
+    count = values - (5 if in_map else 3)
+    items = b"\xdc" + count.to_bytes(2, "big") + b"\7" * count
+    rest = nbytes - len(before) - len(items) - len(between) - 3
+    return before + items + between + b"\xc5" + rest.to_bytes(2, "big") + bytes(rest)
+
+
+@pytest.mark.parametrize("nbytes", [4 * 6000, 4 * 6000 + 3])
+@pytest.mark.parametrize("in_map", [False, True])
+def test_a_document_has_4096_values_and_one_for_every_four_bytes_at_most(nbytes: int, in_map: bool) -> None:
+    most = 4096 + 6000
+    assert len(of_values(most, nbytes, in_map=in_map)) == nbytes
+    read(of_values(most, nbytes, in_map=in_map))
+    for limits in (DEFAULT_LIMITS, Limits(header_nodes=1 << 40)):  # which no caller can raise
+        found = refused("limit.exceeded", read, of_values(most + 1, nbytes, in_map=in_map), limits)
+        assert found.message == f"has {most + 1} values or more in {nbytes} bytes, {most} are the most"
+
+
+def test_the_limit_of_values_holds_where_it_is_less_than_a_document_may_have() -> None:
+    assert (
+        "header_nodes"
+        in refused("limit.exceeded", read, hexed("dc1000") + b"\7" * 4096, Limits(header_nodes=9)).message
+    )
+
+
+def test_a_key_beyond_those_kept_is_read_as_well() -> None:
+    document = {f"{k:04}": 1 for k in range(1000)}
+    assert read(wire.write([document, document])) == [document, document]

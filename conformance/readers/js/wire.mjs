@@ -51,7 +51,11 @@ function head(bytes, at, where) {
 /** Stage 10 for one document. */
 export function check(bytes, limits, where) {
   let nodes = 0;
-  const count = (values) => within(limits, 'header_nodes', nodes += values, where);            // [limit.exceeded/nodes]
+  const most = 4096 + Math.floor(bytes.length / 4);
+  const count = (values) => {
+    within(limits, 'header_nodes', nodes += values, where);                                    // [limit.exceeded/nodes]
+    if (nodes > most) refuse('limit.exceeded', `${nodes} values, its bytes allow ${most}`, where); // [limit.exceeded/density]
+  };
 
   function key(at, before) {
     const h = head(bytes, at, where);

@@ -56,6 +56,9 @@ class Decoder:
         """So many values more, which a length has just announced."""
         self.nodes += values
         within(self.limits, "header_nodes", self.nodes, f"values of {self.name}")  # limit.exceeded/nodes
+        most = 4096 + len(self.data) // 4
+        if self.nodes > most:  # limit.exceeded/density
+            raise self.refusal("limit.exceeded", f"{self.nodes} values, its bytes allow {most}")
 
     def head(self) -> tuple[str, int]:
         """What a value is, and its integer or length."""
