@@ -125,13 +125,13 @@ class _Decoder:
                     if kind == "str":
                         end = at + value
                         if end > size:
-                            self.require_left(value, at)
+                            self.refuse_end(value, at)
                         value = data[at:end].decode("utf-8")
                         at = end
                     elif kind == "bin":
                         end = at + value
                         if end > size:
-                            self.require_left(value, at)
+                            self.refuse_end(value, at)
                         value = data[at:end]
                         at = end
                     elif kind != "int":
@@ -158,8 +158,7 @@ class _Decoder:
                         return whole[0], at
                     opened, members, is_map, before = around.pop()
         except IndexError:  # of data[at]
-            self.require_left(1, size)
-            raise
+            self.refuse_end(1, size)
         except UnicodeDecodeError:
             self.refuse("wire.utf8", at, "a string is not UTF-8")
 
@@ -178,7 +177,7 @@ class _Decoder:
         end = start + count
         raw = self.data[start:end]
         if len(raw) < count:
-            self.require_left(count, start)
+            self.refuse_end(count, start)
         if not raw.isascii():
             self.refuse("wire.key-type", at, "a map key is not ASCII")
         key = raw.decode("ascii")
@@ -190,23 +189,24 @@ class _Decoder:
         """Refuse the array or map whose members would begin at ``at``."""
         if kind == "none":
             self.refuse_type(at - 1)
-        self.require_left(announced, at)
+        if announced > len(self.data) - at:
+            self.refuse_end(announced, at)
         self.limits.require("header_depth", depth, self.where)
         self.require_values(values)
 
     def refuse_number(self, at: int, width: int, kind: str, number: int) -> NoReturn:
         """Refuse the ``number`` of ``width`` bytes at ``at``."""
-        self.require_left(width, at)
+        if width > len(self.data) - at:
+            self.refuse_end(width, at)
         self.refuse("wire.not-shortest", at - 1, f"{kind} {number} has a shorter form than 0x{self.data[at - 1]:02x}")
 
     def refuse_type(self, at: int) -> NoReturn:
         message = "is outside the profile (no nil, bool, float, ext, negative integer)"
         self.refuse("wire.type", at, f"0x{self.data[at]:02x} {message}")
 
-    def require_left(self, count: int, at: int) -> None:
-        left = len(self.data) - at
-        if count > left:
-            self.refuse("wire.truncated", at, f"needs {count} more bytes, {left} are left")
+    def refuse_end(self, count: int, at: int) -> NoReturn:
+        """Refuse a document that ends within the ``count`` bytes at ``at``."""
+        self.refuse("wire.truncated", at, f"needs {count} more bytes, {len(self.data) - at} are left")
 
     def require_values(self, values: int) -> None:
         self.limits.require("header_nodes", values, self.where)
