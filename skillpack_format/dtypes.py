@@ -83,13 +83,13 @@ def dtype_named(name: str, where: str = "") -> DType:
     return found
 
 
-def tensor_nbytes(dtype: DType, shape: tuple[int, ...]) -> int:
+def tensor_nbytes(dtype: DType, shape: tuple[int, ...], where: str = "") -> int:
     """Bytes of a tensor, as a Python integer; sub-byte tensors must fill whole bytes (numerics.md)."""
     bits = dtype.bits
     for dim in shape:
         bits *= dim
     if bits % 8:
-        raise error("manifest.shape", "", f"{dtype.name} of shape {list(shape)} does not fill whole bytes")
+        raise error("manifest.shape", where, f"{dtype.name} of shape {list(shape)} does not fill whole bytes")
     return bits // 8
 
 

@@ -151,3 +151,8 @@ def located(where: str) -> Iterator[None]:
     except SkillPackError as found:
         place = f"{where}, {found.where}" if found.where else where
         raise error(found.code, place, found.message) from found
+
+
+def placed(where: str, found: SkillPackError) -> SkillPackError:
+    """``found`` with ``where`` before its place. For loops: a place that is right costs nothing, not even a text."""
+    return error(found.code, f"{where} {found.where}".rstrip(), found.message)

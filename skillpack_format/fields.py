@@ -15,13 +15,16 @@ def require_keys(plain: Any, required: Collection[str], optional: Collection[str
     """``plain`` as a map with exactly the ``required`` keys and perhaps ``optional`` ones."""
     if not isinstance(plain, dict):
         raise error("manifest.type", where, f"a map is needed, found {_kind(plain)}")
+    found = 0
     for key in plain:
-        if key not in required and key not in optional:
+        if key in required:
+            found += 1
+        elif key not in optional:
             known = ", ".join(sorted({*required, *optional}))
             raise error("manifest.unknown-key", where, f"unknown key {key!r}; version 1 knows {known}")
-    for key in required:
-        if key not in plain:
-            raise error("manifest.missing-key", where, f"key {key!r} is missing")
+    if found < len(required):
+        missing = next(key for key in required if key not in plain)
+        raise error("manifest.missing-key", where, f"key {missing!r} is missing")
     return plain
 
 

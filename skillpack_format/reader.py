@@ -14,7 +14,7 @@ from skillpack_format import manifest as manifest_room
 from skillpack_format import storage as storage_room
 from skillpack_format import wire
 from skillpack_format.arithmetic import Bench
-from skillpack_format.catalog import codec_named
+from skillpack_format.catalog import CODECS, codec_named
 from skillpack_format.closing import Closing
 from skillpack_format.container import read_header
 from skillpack_format.contents import Content, Contents, load, load_runs, plan, target_of
@@ -86,7 +86,8 @@ class Pack(Closing):
         self.contents: Contents = plan(self.manifest, limits, report)
         storage = storage_room.parse(place, limits)
         for index, segment in enumerate(storage.segments):
-            codec_named(segment.codec, f"STORAGE segment {index}")
+            if segment.codec not in CODECS:
+                codec_named(segment.codec, f"STORAGE segment {index}")
         planes = [content.planes for content in self.contents.all]
         self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
 

@@ -7,7 +7,6 @@ themselves wait in the journal under keys of their own (``writer.py``).
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from skillpack_format.arithmetic import Bench
 from skillpack_format.coding import Coded
 from skillpack_format.contents import StoredContent
 from skillpack_format.digest import TensorIdentity
+from skillpack_format.errors import located
 from skillpack_format.journal import key_of
 from skillpack_format.limits import Limits
 from skillpack_format.manifest import entry_to_plain, parse_entry
@@ -59,7 +59,7 @@ def to_record(coded: Coded) -> bytes:
             {"codec": each.codec, "nbytes": each.nbytes, "sha256": each.sha256, "table": each.table}
             for each in coded.contents
         ],
-        "entry": entry_to_plain(replace(entry, result=None) if is_unchanged else entry),
+        "entry": entry_to_plain(entry._replace(result=None) if is_unchanged else entry),
         "error": [] if coded.error is None else [struct.pack("<d", coded.error)],
         "is_unchanged": int(is_unchanged),
     }
@@ -69,12 +69,13 @@ def to_record(coded: Coded) -> bytes:
 def from_record(record: bytes, limits: Limits) -> Coded:
     """What ``to_record`` was given, its contents without chunks."""
     plain = wire.read(record, limits, "journal")
-    entry = parse_entry(plain["entry"], "journal", limits)
+    with located("journal"):
+        entry = parse_entry(plain["entry"], limits)
     error = struct.unpack("<d", plain["error"][0])[0] if plain["error"] else None
     contents = tuple(
         StoredContent(each["sha256"], each["codec"], each["table"], (), each["nbytes"]) for each in plain["contents"]
     )
-    return Coded(replace(entry, result=entry.base) if plain["is_unchanged"] else entry, contents, error)
+    return Coded(entry._replace(result=entry.base) if plain["is_unchanged"] else entry, contents, error)
 
 
 def _identity(identity: TensorIdentity | None) -> Any:

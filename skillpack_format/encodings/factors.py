@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import MAX_SLICES, Bench, Block, DeviceArray, Grid, require_finite, require_scales
@@ -26,7 +26,7 @@ from skillpack_format.encodings._base import (
     Term,
     Window,
 )
-from skillpack_format.errors import error
+from skillpack_format.errors import SkillPackError, error, placed
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.groups import symmetric_codes
 from skillpack_format.lazy_numpy import np
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 CODES: Final = ("BF16", "F16", "F32", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8")
 Numbers: TypeAlias = "Levels | NDArray[np.float32]"  # (rows, cols), finite
+_BITS: Final = {code: int(code[1:]) for code in CODES if code.startswith("Q")}
 
 
-@dataclass(frozen=True, slots=True)
-class BandParams:
+class BandParams(NamedTuple):
     code: str
     rank: int
 
     @property
     def bits(self) -> int | None:
         """Bits of a group code, None for float factors."""
-        return int(self.code[1:]) if self.code.startswith("Q") else None
+        return _BITS.get(self.code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,20 @@ class Factors:
         if not 1 <= len(listed) <= MAX_SLICES:
             raise error("manifest.parameter", where, f"{len(listed)} bands, there must be 1 to {MAX_SLICES}")
         grid = target.grid
-        bands = tuple(_parse_band(each, grid, f"{where} band {k}") for k, each in enumerate(listed))
+        most = min(grid.rows, grid.cols)
+        bands = []
+        for k, each in enumerate(listed):
+            try:
+                bands.append(_parse_band(each, most))
+            except SkillPackError as fault:
+                raise placed(f"{where} band {k}", fault) from None
         group = integer(plain, "group", 1, 1 << 32, where, "manifest.parameter")
         packing = one_of(plain, "packing", packing_of.PACKINGS, where, "manifest.parameter")
         return Params(
-            bands, group, packing, dtype_named(one_of(plain, "scale", SCALE_DTYPES, where, "manifest.parameter"), where)
+            tuple(bands),
+            group,
+            packing,
+            dtype_named(one_of(plain, "scale", SCALE_DTYPES, where, "manifest.parameter"), where),
         )
 
     def adds(self, params: Params) -> bool:
@@ -141,17 +150,18 @@ class Factors:
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         found: list[PartSpec] = []
+        scale = params.scale.itemsize
+        factors = [(name, dim, -(-dim // params.group)) for name, dim in (("u", grid.rows), ("v", grid.cols))]
         for k, band in enumerate(params.bands):
-            rows_of_factor = grid.stack * band.rank
+            bits, rows_of_factor = band.bits, grid.stack * band.rank
             found.append(PartSpec(f"s{k}", 4, rows_of_factor))
-            for name, dim in (("u", grid.rows), ("v", grid.cols)):
-                if band.bits is None:
+            for name, dim, groups in factors:
+                if bits is None:
                     found.append(PartSpec(f"{name}{k}", dtype_named(band.code).itemsize, rows_of_factor * dim))
                     continue
-                nbytes = packing_of.packed_nbytes(rows_of_factor * dim, band.bits, params.packing)
-                groups = -(-dim // params.group)
+                nbytes = packing_of.packed_nbytes(rows_of_factor * dim, bits, params.packing)
                 found.append(PartSpec(f"{name}{k}", 1, nbytes))
-                found.append(PartSpec(f"{name}_scales{k}", params.scale.itemsize, rows_of_factor * groups))
+                found.append(PartSpec(f"{name}_scales{k}", scale, rows_of_factor * groups))
         return tuple(found)
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
@@ -159,10 +169,10 @@ class Factors:
         return Adding(tuple(_open_band(k, band, params, grid, parts, where) for k, band in enumerate(params.bands)))
 
 
-def _parse_band(plain: Any, grid: Grid, where: str) -> BandParams:
-    require_keys(plain, ("code", "rank"), (), where)
-    code = one_of(plain, "code", CODES, where, "manifest.parameter")
-    return BandParams(code, integer(plain, "rank", 1, min(grid.rows, grid.cols), where, "manifest.parameter"))
+def _parse_band(plain: Any, most: int) -> BandParams:
+    require_keys(plain, ("code", "rank"), (), "")
+    code = one_of(plain, "code", CODES, "", "manifest.parameter")
+    return BandParams(code, integer(plain, "rank", 1, most, "", "manifest.parameter"))
 
 
 def _open_band(k: int, band: BandParams, params: Params, grid: Grid, parts: Parts, where: str) -> OpenBand:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
@@ -24,7 +24,7 @@ from skillpack_format.encodings._base import (
     Window,
     Windowed,
 )
-from skillpack_format.errors import error
+from skillpack_format.errors import SkillPackError, error, placed
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.lazy_numpy import np
 
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class SliceParams:
+class SliceParams(NamedTuple):
     bits_u: int
     bits_v: int
     rank: int
@@ -108,7 +107,14 @@ class Lowrank:
         if not 1 <= len(listed) <= MAX_SLICES:
             raise error("manifest.parameter", where, f"{len(listed)} slices, there must be 1 to {MAX_SLICES}")
         grid = target.grid
-        return Params(packing, tuple(_parse_slice(each, grid, f"{where} slice {k}") for k, each in enumerate(listed)))
+        most = min(grid.rows, grid.cols)
+        slices = []
+        for k, each in enumerate(listed):
+            try:
+                slices.append(_parse_slice(each, most))
+            except SkillPackError as fault:
+                raise placed(f"{where} slice {k}", fault) from None
+        return Params(packing, tuple(slices))
 
     def adds(self, params: Params) -> bool:
         return True
@@ -123,9 +129,10 @@ class Lowrank:
         grid = target.grid
         found: list[PartSpec] = []
         for k, each in enumerate(params.slices):
-            found.append(PartSpec(f"scales{k}", 4, grid.stack))
-            for name, bits, count, _, _ in _factors(each, grid, None):
-                found.append(PartSpec(f"{name}{k}", 1, packing_of.packed_nbytes(count, bits, params.packing)))
+            columns = grid.stack * each.rank
+            u = packing_of.packed_nbytes(columns * grid.rows, each.bits_u, params.packing)
+            v = packing_of.packed_nbytes(columns * grid.cols, each.bits_v, params.packing)
+            found += PartSpec(f"scales{k}", 4, grid.stack), PartSpec(f"u{k}", 1, u), PartSpec(f"v{k}", 1, v)
         return tuple(found)
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
@@ -145,12 +152,13 @@ class Lowrank:
         return _open(params, target, window, parts, where)
 
 
-def _parse_slice(plain: Any, grid: Grid, where: str) -> SliceParams:
-    require_keys(plain, ("bits_u", "bits_v", "rank"), (), where)
-    bits_u = integer(plain, "bits_u", 1, 8, where, "manifest.parameter")
-    bits_v = integer(plain, "bits_v", 1, 8, where, "manifest.parameter")
-    largest = min(EXACT_PRODUCT >> (bits_u + bits_v - 2), grid.rows, grid.cols)
-    return SliceParams(bits_u, bits_v, integer(plain, "rank", 1, largest, where, "manifest.parameter"))
+def _parse_slice(plain: Any, most: int) -> SliceParams:
+    """A slice of a matrix whose smaller side is ``most``."""
+    require_keys(plain, ("bits_u", "bits_v", "rank"), (), "")
+    bits_u = integer(plain, "bits_u", 1, 8, "", "manifest.parameter")
+    bits_v = integer(plain, "bits_v", 1, 8, "", "manifest.parameter")
+    largest = min(EXACT_PRODUCT >> (bits_u + bits_v - 2), most)
+    return SliceParams(bits_u, bits_v, integer(plain, "rank", 1, largest, "", "manifest.parameter"))
 
 
 def _factors(

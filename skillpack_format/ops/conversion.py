@@ -390,7 +390,7 @@ def _resolve_aliases(coded: Sequence[Coded]) -> list[Coded]:
     resolved = []
     for each in coded:
         target = made.get(each.entry.alias or "")
-        resolved.append(replace(each, entry=replace(each.entry, result=target)) if target else each)
+        resolved.append(replace(each, entry=each.entry._replace(result=target)) if target else each)
     return resolved
 
 

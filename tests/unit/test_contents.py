@@ -28,7 +28,7 @@ from skillpack_format.encodings._base import PartSpec
 from skillpack_format.errors import SkillPackError
 from skillpack_format.limits import Limits
 from skillpack_format.manifest import BaseRef, Component, Entry, Manifest, ResultRef, SideFile
-from skillpack_format.storage import Chunk, Extent
+from skillpack_format.storage import Extent
 
 A, B = bytes([1]) * 32, bytes([2]) * 32
 ULP = ("ulp", {"sort": "none"})
@@ -184,15 +184,14 @@ def test_rows_of_a_sub_byte_tensor_can_be_resized_too() -> None:
 
 
 def extent_of(stored: StoredContent, specs: tuple[PartSpec, ...], chunk_bytes: int) -> Extent:
-    sizes = [
+    sizes = tuple(
         min(chunk_bytes, spec.count - at)
         for spec in specs
         for _ in range(spec.width)
         for at in range(0, spec.count, chunk_bytes)
-    ]
-    records = struct.iter_unpack("<II", stored.table)
-    chunks = tuple(Chunk(length, crc, size) for (length, crc), size in zip(records, sizes, strict=True))
-    return Extent(0, stored.nbytes, stored.codec, chunks)
+    )
+    records = struct.unpack(f"<{len(stored.table) // 4}I", stored.table)
+    return Extent(0, stored.nbytes, stored.codec, records, sizes)
 
 
 SPECS = (PartSpec("a", 2, 3000), PartSpec("b", 1, 0), PartSpec("c", 4, 5))
@@ -252,7 +251,7 @@ def test_decoded_bytes_without_their_digest_are_refused() -> None:
 def test_refuses_an_unknown_codec() -> None:
     refused("unsupported.codec", store, PARTS, [2, 1, 4], "gzip", 1024)
     _, content, extent = stored_parts("raw")
-    refused("unsupported.codec", load, content, Extent(0, extent.length, "gzip", extent.chunks), reader_of(b""))
+    refused("unsupported.codec", load, content, extent._replace(codec="gzip"), reader_of(b""))
 
 
 def test_parts_that_the_parameters_do_not_imply_are_a_bug_of_the_encoder() -> None:

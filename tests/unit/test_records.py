@@ -45,12 +45,12 @@ def test_a_record_gives_back_what_was_coded(error: float | None) -> None:
 
 
 def test_a_tensor_of_which_nothing_was_kept_is_recorded_too() -> None:
-    coded = Coded(replace(ENTRY, result=OLD, components=()), (), 1.0)
+    coded = Coded(ENTRY._replace(result=OLD, components=()), (), 1.0)
     assert from_record(to_record(coded), DEFAULT_LIMITS) == coded
 
 
 def test_an_added_tensor_is_recorded() -> None:
-    coded = Coded(replace(ENTRY, base=None), (CONTENT,), None)
+    coded = Coded(ENTRY._replace(base=None), (CONTENT,), None)
     assert from_record(to_record(coded), DEFAULT_LIMITS) == coded
 
 

@@ -98,10 +98,11 @@ def test_segments_follow_each_other_on_multiples_of_64() -> None:
     )
     extents = lay_out(storage, [[5, 5], [0], [9]], 67)
     assert extents == (
-        Extent(0, 10, "raw", (Chunk(5, 1, 5), Chunk(5, 2, 5))),
-        Extent(64, 0, "zstd", ()),
-        Extent(64, 3, "zstd", (Chunk(3, 3, 9),)),
+        Extent(0, 10, "raw", (5, 1, 5, 2), (5, 5)),
+        Extent(64, 0, "zstd", (), ()),
+        Extent(64, 3, "zstd", (3, 3), (9,)),
     )
+    assert list(extents[0].chunks) == [Chunk(5, 1, 5), Chunk(5, 2, 5)]
     assert [each.end for each in extents] == [10, 64, 67]
 
 
@@ -112,7 +113,7 @@ def test_no_segment_takes_no_byte() -> None:
 
 def test_the_padding_before_an_empty_last_segment_counts() -> None:
     storage = Storage(4096, (Segment("raw", table((5, 1))), Segment("raw", b"")))
-    assert lay_out(storage, [[5], [0]], 64)[1] == Extent(64, 0, "raw", ())
+    assert lay_out(storage, [[5], [0]], 64)[1] == Extent(64, 0, "raw", (), ())
     refused("storage.data-length", lay_out, storage, [[5], [0]], 5)
 
 

@@ -1,0 +1,329 @@
+"""What it costs to refuse a file: packs whose fault comes last, each the densest of its kind.
+
+Digests and checksums are right, so that everything before the fault has to be looked at: opening ends with the code
+that stands beside the shape. Each shape is measured at 1 MiB, and at two sizes before it, in user CPU time within a
+process that has everything imported; the least of several runs counts, for a busy machine only adds to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from skillpack_format import wire
+from skillpack_format.container import write_header
+from skillpack_format.errors import SkillPackError
+from skillpack_format.reader import Pack
+
+MIB: Final = 1 << 20
+SIZES: Final = (MIB >> 2, MIB >> 1, MIB)
+REPEATS: Final = 5
+BOUND_S: Final = 0.1  # of work for a file of 1 MiB
+BOUND_GROWTH: Final = 2.3  # times a doubling
+ZERO: Final = bytes(32)
+
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``build(count)`` is a pack of ``count`` of something, which ends with ``code`` when it is opened."""
+
+    name: str
+    code: str
+    build: Callable[[int], bytes]
+
+
+@dataclass(frozen=True)
+class Cost:
+    shape: Shape
+    nbytes: int  # of the largest file
+    seconds: tuple[float, ...]  # of the files of SIZES
+
+    @property
+    def growth(self) -> float:
+        """How many times longer the last doubling takes."""
+        return self.seconds[-1] / self.seconds[-2]
+
+
+def file_of(manifest: bytes | Plain, storage: bytes | Plain) -> bytes:
+    """A pack without DATA, whatever its documents say of it."""
+    documents = [each if isinstance(each, bytes) else wire.write(each) for each in (manifest, storage)]
+    return write_header(*documents, 0)
+
+
+def manifest_of(tensors: list[Plain], base: int, result: int, **others: Any) -> Plain:
+    return {
+        "base": {"count": base, "digest": ZERO, "prints": bytes(4 * base)},
+        "files": [],
+        "format": "skillpack/1",
+        "metadata": {},
+        "result": {"count": result, "digest": ZERO},
+        "tensors": tensors,
+        **others,
+    }
+
+
+def storage_of(segments: list[Plain]) -> Plain:
+    return {"chunk_bytes": 4096, "segments": segments}
+
+
+def identity(dtype: str = "U8", shape: tuple[int, ...] = (1,), sha256: bytes = ZERO) -> Plain:
+    return {"dtype": dtype, "sha256": sha256, "shape": list(shape)}
+
+
+def entry(name: str, **others: Any) -> Plain:
+    return {"class": "mlp", "module": "", "name": name, **others}
+
+
+def names(count: int) -> Iterator[str]:
+    """Short ascending names."""
+    letters = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    return ("".join(each) for each in itertools.islice(itertools.product(letters, repeat=3), count))
+
+
+def segment(chunks: int, nbytes: int = 1) -> Plain:
+    return {"chunks": struct.pack("<II", nbytes, 0) * chunks, "codec": "raw"}
+
+
+DENSE: Final[Plain] = {"dtype": "U8", "encoding": "dense", "mode": "replace", "sha256": ZERO}
+ADD: Final[Plain] = {"dtype": "F32", "encoding": "dense", "mode": "add", "sha256": ZERO}
+
+
+def filled(components: list[Plain], segments: list[Plain], **result: Any) -> Callable[[int], bytes]:
+    """Added tensors of such components; the last fault there is: where DATA ends."""
+
+    def build(count: int) -> bytes:
+        tensors = [entry(name, components=components, result=identity(**result)) for name in names(count)]
+        return file_of(manifest_of(tensors, 0, count), storage_of(segments * count))
+
+    return build
+
+
+def model(count: int) -> bytes:
+    """Changed matrices with names as models have them, three slices each."""
+    slices = [{"bits_u": bits, "bits_v": 4, "rank": 16} for bits in (8, 4, 2)]
+    component = {"encoding": "lowrank", "packing": "stream", "sha256": ZERO, "slices": slices}
+    figures = {"changed": 1 << 24, "energy": bytes(4), "error": bytes(4), "norm": bytes(4), "projection": bytes(4)}
+    tensors = [
+        entry(
+            f"model.layers.{k:05}.self_attn.q_proj.weight",
+            base=identity("BF16", (1024, 1024)),
+            components=[component],
+            module=f"model.layers.{k:05}.self_attn.q_proj",
+            result=identity("BF16", (1024, 1024), bytes([1]) * 32),
+            stats=figures,
+        )
+        for k in range(count)
+    ]
+    chunks = struct.pack("<II", 1, 0)
+    segments: list[Plain] = []
+    for _ in range(count):
+        bytes_a_slice = [(1024 * 16 * bits + 7) // 8 for each in slices for bits in (each["bits_u"], each["bits_v"])]
+        due = 4 * len(slices) + sum(-(-each // 4096) for each in bytes_a_slice)
+        segments.append({"chunks": chunks * due, "codec": "zstd"})
+    return file_of(manifest_of(tensors, count, count), storage_of(segments))
+
+
+def removed(count: int) -> bytes:
+    return file_of(
+        manifest_of([entry(name, base=identity()) for name in names(count)], count, 1), storage_of([])
+    )  # one too many
+
+
+def aliases(count: int) -> bytes:
+    tensors = [entry(name, alias="~", result=identity()) for name in names(count)]
+    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+
+
+def emptied(count: int) -> bytes:
+    tensors = [entry(name, components=[], result=identity(shape=(0,))) for name in names(count)]
+    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+
+
+def deep(count: int) -> bytes:
+    """Shapes of eight dimensions of nine bytes each."""
+    shape = (0, *[(1 << 64) - 1] * 7)
+    tensors = [entry(name, components=[], result=identity(shape=shape)) for name in names(count)]
+    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+
+
+def long_names(count: int) -> bytes:
+    tensors = [entry("x" * 509 + name, alias="~" * 512, result=identity()) for name in names(count)]
+    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+
+
+def disordered(count: int) -> bytes:
+    tensors = [entry(name, base=identity()) for name in names(count)]
+    return file_of(manifest_of([*tensors, tensors[-1]], count + 1, 0), storage_of([]))
+
+
+def sliced(count: int) -> bytes:
+    """The most slices that a component and an entry may have, all different; no table of chunks fits."""
+    tensors = []
+    for name, at in zip(names(count // 512 + 1), range(0, count, 512), strict=False):
+        listed = [
+            {"bits_u": 1 + k % 8, "bits_v": 1 + k // 8 % 8, "rank": 1 + k // 64} for k in range(min(512, count - at))
+        ]
+        components = [
+            {"encoding": "lowrank", "packing": "stream", "sha256": ZERO, "slices": listed[first : first + 64]}
+            for first in range(0, len(listed), 64)
+        ]
+        tensors.append(entry(name, components=components, result=identity("F32", (16, 16))))
+    due = sum(len(each["components"]) for each in tensors)
+    return file_of(thinned(manifest_of(tensors, 0, len(tensors))), storage_of([segment(1)] * due))
+
+
+def banded(count: int) -> bytes:
+    tensors = []
+    for name, at in zip(names(count // 512 + 1), range(0, count, 512), strict=False):
+        listed = [{"code": f"Q{1 + k % 8}", "rank": 1 + k // 64} for k in range(min(512, count - at))]
+        common = {"encoding": "factors", "group": 1, "packing": "stream", "scale": "F16", "sha256": ZERO}
+        components = [{**common, "bands": listed[first : first + 64]} for first in range(0, len(listed), 64)]
+        tensors.append(entry(name, components=components, result=identity("F32", (16, 16))))
+    due = sum(len(each["components"]) for each in tensors)
+    return file_of(thinned(manifest_of(tensors, 0, len(tensors))), storage_of([segment(1)] * due))
+
+
+def thinned(manifest: Plain) -> Plain:
+    """With as much text as makes it lawful (limit.exceeded/density)."""
+    missing = 4 * (values_of(manifest) + 2 - wire.FREE_VALUES) - len(wire.write(manifest))
+    return {**manifest, "metadata": {"k": "x" * missing}} if missing > 0 else manifest
+
+
+def values_of(plain: Any) -> int:
+    if isinstance(plain, dict):
+        return 1 + sum(1 + values_of(each) for each in plain.values())
+    return 1 + sum(map(values_of, plain)) if isinstance(plain, list) else 1
+
+
+def sharded(count: int) -> bytes:
+    """Heads of a layout, the last of them not in order."""
+    shards = [{"length": 1, "name": f"{name}.safetensors", "sha256": ZERO} for name in names(min(count, 4096))]
+    index = {"length": 1, "name": "model.safetensors.index.json", "sha256": ZERO}
+    layout = {"index": index, "shards": [*shards[:-1], shards[0]]}
+    return file_of(manifest_of([], 0, 0, layout=layout), storage_of([]))
+
+
+def written(count: int) -> bytes:
+    """Metadata of one text in letters of two bytes, one byte above the limit at 1 MiB."""
+    return file_of(manifest_of([], 0, 1, metadata={"k": "\u00e9" * (count // 2)}), storage_of([]))
+
+
+def printed(count: int) -> bytes:
+    return file_of(manifest_of([], count, count + 1), storage_of([]))
+
+
+def segmented(count: int) -> bytes:
+    return file_of(manifest_of([], 0, 0), storage_of([{"chunks": b"", "codec": "raw"}] * count))
+
+
+def chunked(count: int) -> bytes:
+    """One content of so many chunks."""
+    tensors = [entry("w", components=[DENSE], result=identity(shape=(4096 * count,)))]
+    return file_of(manifest_of(tensors, 0, 1), storage_of([{**segment(count), "codec": "zstd"}]))
+
+
+def dense(item: bytes, values: int) -> Callable[[int], bytes]:
+    """A MANIFEST of ``count`` times ``item`` with its ``values``, and as many bytes beside as make it lawful."""
+
+    def build(count: int) -> bytes:
+        before = b"\x92" + _head(b"\xdc\xdd", count) + item * count
+        missing = max(0, 4 * (count * values + 3 - wire.FREE_VALUES) - len(before))
+        return file_of(before + _head(b"\xc5\xc6", max(missing, 256)) + bytes(max(missing, 256)) + b"\x00", b"")
+
+    return build
+
+
+def keyed(count: int) -> bytes:
+    """A map of as many keys as it can have, each of its own."""
+    return file_of(wire.write({f"{k:06}": 0 for k in range(count)}) + b"\x00", b"")
+
+
+def _head(firsts: bytes, count: int) -> bytes:
+    """Of an array or bytes: longer than what its short form holds."""
+    return firsts[:1] + struct.pack(">H", count) if count < 1 << 16 else firsts[1:] + struct.pack(">I", count)
+
+
+def quantised() -> Plain:
+    return {"bits": 4, "encoding": "blockq", "group": 1, "packing": "stream", "scale": "F16", "sha256": ZERO, "zero": 1}
+
+
+def scattered() -> Plain:
+    shared = {"dtype": "U8", "encoding": "sparse", "index": "gap8", "mode": "replace", "sha256": ZERO}
+    return {"count": 1, "gaps": 1, **shared}
+
+
+END: Final = "storage.data-length"
+COUNT: Final = "manifest.value"
+SHAPES: Final = (
+    Shape("a model's matrices, three slices each", END, model),
+    Shape("added tensors, one chunk each", END, filled([DENSE], [segment(1)])),
+    Shape("added tensors of eight planes", END, filled([{**DENSE, "dtype": "F64"}], [segment(8)], dtype="F64")),
+    Shape("added tensors, eight components each", END, filled([ADD] * 8, [segment(4)] * 8, dtype="F32")),
+    Shape("added tensors, blockq", END, filled([quantised()], [segment(3)], dtype="F32")),
+    Shape("added tensors, sparse", END, filled([scattered()], [segment(2)])),
+    Shape("removed tensors, the count wrong", COUNT, removed),
+    Shape("removed tensors, the last one twice", "manifest.order", disordered),
+    Shape("aliases, the count wrong", COUNT, aliases),
+    Shape("tensors without elements, the count wrong", COUNT, emptied),
+    Shape("shapes of eight large dimensions, the count wrong", COUNT, deep),
+    Shape("names and aliases of 512 bytes, the count wrong", COUNT, long_names),
+    Shape("64 slices in each of 8 components", "storage.chunk-table", sliced),
+    Shape("64 bands in each of 8 components", "storage.chunk-table", banded),
+    Shape("a layout of 4096 shards at most, the last not in order", "manifest.order", sharded),
+    Shape("one text as metadata, the count wrong", COUNT, written),
+    Shape("prints of a base, the count wrong", COUNT, printed),
+    Shape("segments of no content", "storage.segments", segmented),
+    Shape("one content in chunks", END, chunked),
+    Shape("MANIFEST of integers", "wire.trailing", dense(b"\xcd\xff\xff", 1)),
+    Shape("MANIFEST of bytes", "wire.trailing", dense(b"\xc4\x01a", 1)),
+    Shape("MANIFEST of texts", "wire.trailing", dense(b"\xa2\xc3\xa9", 1)),
+    Shape("MANIFEST of empty arrays", "wire.trailing", dense(b"\x90", 1)),
+    Shape("MANIFEST of arrays in arrays", "wire.trailing", dense(b"\x91" * 5 + b"\x90", 6)),
+    Shape("MANIFEST of maps in maps", "wire.trailing", dense(b"\x81\xa1a" * 5 + b"\x90", 11)),
+    Shape("MANIFEST of keys", "wire.trailing", keyed),
+)
+
+
+def sized(shape: Shape, nbytes: int) -> bytes:
+    """The largest pack of a shape that is not above ``nbytes``, or nearly so."""
+    few, many = len(shape.build(1 << 8)), len(shape.build(1 << 12))
+    each = (many - few) / ((1 << 12) - (1 << 8))
+    count = 1 << 12 if each < 0.25 else int((nbytes - few) / each) + (1 << 8)
+    pack = shape.build(count)
+    while len(pack) > nbytes:
+        count -= max(1, int((len(pack) - nbytes) / each))
+        pack = shape.build(count)
+    return pack
+
+
+def refusing(path: Path) -> tuple[float, str]:
+    """User CPU seconds of opening a pack, and the code it ends with."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    try:
+        with Pack(path):
+            code = "accepted"
+    except SkillPackError as found:
+        code = found.code
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime - before, code
+
+
+def run(root: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[Cost]:
+    """Every shape, measured; AssertionError where one does not end as it should."""
+    path = root / "p.skp"
+    for done, shape in enumerate(SHAPES):
+        seconds = []
+        for nbytes in SIZES:
+            path.write_bytes(sized(shape, nbytes))
+            tried = [refusing(path) for _ in range(REPEATS)]
+            if {code for _, code in tried} != {shape.code}:
+                raise AssertionError(f"{shape.name}: ends with {tried[0][1]}")
+            seconds.append(min(spent for spent, _ in tried))
+        yield Cost(shape, path.stat().st_size, tuple(seconds))
+        progress(done + 1, len(SHAPES))
