@@ -84,7 +84,7 @@ class Pack(Closing):
         place = wire.read(header.storage, limits, "STORAGE")
         self.manifest: Manifest = manifest_room.parse(meaning, limits, report)
         self.contents: Contents = plan(self.manifest, limits, report)
-        storage = storage_room.parse(place, limits)
+        storage = storage_room.parse(place, limits, len(self.contents.all))
         for index, segment in enumerate(storage.segments):
             if segment.codec not in CODECS:
                 codec_named(segment.codec, f"STORAGE segment {index}")

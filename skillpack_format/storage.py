@@ -69,21 +69,32 @@ class Extent(NamedTuple):
         return map(Chunk, self.records[::2], self.records[1::2], self.sizes)
 
 
-def parse(plain: Any, limits: Limits = DEFAULT_LIMITS) -> Storage:
-    """The storage document in ``plain``; storage.* or manifest.* says what is wrong."""
+def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, contents: int | None = None) -> Storage:
+    """The storage document in ``plain``; storage.* or manifest.* says what is wrong.
+
+    Another number of segments than ``contents`` is refused before one is looked at.
+    """
     where = "STORAGE"
     require_keys(plain, ("chunk_bytes", "segments"), (), where)
     chunk_bytes = integer(plain, "chunk_bytes", MIN_CHUNK_BYTES, MAX_CHUNK_BYTES, where, "storage.chunk-bytes")
     if chunk_bytes & (chunk_bytes - 1):
         raise error("storage.chunk-bytes", where, f"chunk_bytes is {chunk_bytes}, it must be a power of two")
     limits.require("chunk_bytes", chunk_bytes, where)
+    listed = array(plain, "segments", where)
+    if contents is not None:
+        _require_as_many(len(listed), contents)
     segments = []
-    for index, each in enumerate(array(plain, "segments", where)):
+    for index, each in enumerate(listed):
         try:
             segments.append(_parse_segment(each))
         except SkillPackError as fault:
             raise placed(f"STORAGE segment {index}", fault) from None
     return Storage(chunk_bytes, tuple(segments))
+
+
+def _require_as_many(segments: int, contents: int) -> None:
+    if segments != contents:
+        raise error("storage.segments", "STORAGE", f"{segments} segments, MANIFEST has {contents} contents")
 
 
 def _parse_segment(plain: Any) -> Segment:
@@ -120,9 +131,7 @@ def align(offset: int) -> int:
 
 def lay_out(storage: Storage, contents: Sequence[Sequence[int]], data_length: int) -> tuple[Extent, ...]:
     """Where every segment lies. ``contents``: the plane lengths of every content, computed from MANIFEST."""
-    if len(storage.segments) != len(contents):
-        message = f"{len(storage.segments)} segments, MANIFEST has {len(contents)} contents"
-        raise error("storage.segments", "STORAGE", message)
+    _require_as_many(len(storage.segments), len(contents))
     extents: list[Extent] = []
     offset = end = 0
     for index, (segment, planes) in enumerate(zip(storage.segments, contents, strict=True)):

@@ -99,22 +99,21 @@ class _Decoder:
         at, values = 0, 1  # values: as many as the lengths read have announced
         whole: list[Plain] = []
         value: Any
-        # the container that is open: itself, its members to come, and of a map the key of the next and the key before
+        # the container that is open: itself, its members to come, and the last key of a map, None where it is an array
         opened: Any = whole
-        members, is_map, key, before = repeat(None, 1), False, "", None
+        members, key = repeat(None, 1), None
         around: list[Any] = []  # the same of those around it
         try:
             while True:
                 for _ in members:
-                    if is_map:
+                    if key is not None:
                         end = at + 1 + (data[at] & 0x1F)  # where nearly every key ends
                         found = keys.get(data[at:end])
                         if found is None:
                             found, end = self.key(at)
-                        if before is not None and found <= before:
-                            self.refuse("wire.key-order", at, f"key {found!r} after {before!r}; keys strictly ascend")
-                        key = before = found
-                        at = end
+                        if found <= key and opened:  # the first may be empty
+                            self.refuse("wire.key-order", at, f"key {found!r} after {key!r}; keys strictly ascend")
+                        key, at = found, end
                     kind, width, value = _HEADS[data[at]]
                     at += 1
                     if width:
@@ -126,37 +125,35 @@ class _Decoder:
                         end = at + value
                         if end > size:
                             self.refuse_end(value, at)
-                        value = data[at:end].decode("utf-8")
-                        at = end
+                        value, at = data[at:end].decode("utf-8"), end
                     elif kind == "bin":
                         end = at + value
                         if end > size:
                             self.refuse_end(value, at)
-                        value = data[at:end]
-                        at = end
+                        value, at = data[at:end], end
                     elif kind != "int":
-                        in_map, count = kind == "map", value
-                        announced = 2 * count if in_map else count
+                        in_array, count = kind == "array", value
+                        announced = count if in_array else 2 * count
                         values += announced
                         if announced > size - at or values > most or len(around) >= deepest:
                             self.refuse_container(at, kind, announced, len(around) + 1, values)
-                        value = {} if in_map else []
+                        value = [] if in_array else {}
                         if count:
-                            if is_map:
-                                opened[key] = value
-                            else:
+                            if key is None:
                                 opened.append(value)
-                            around.append((opened, members, is_map, before))
-                            opened, members, is_map, before = value, repeat(None, count), in_map, None
+                            else:
+                                opened[key] = value
+                            around.append((opened, members, key))
+                            opened, members, key = value, repeat(None, count), None if in_array else ""
                             break
-                    if is_map:
-                        opened[key] = value
-                    else:
+                    if key is None:
                         opened.append(value)
+                    else:
+                        opened[key] = value
                 else:
                     if not around:
                         return whole[0], at
-                    opened, members, is_map, before = around.pop()
+                    opened, members, key = around.pop()
         except IndexError:  # of data[at]
             self.refuse_end(1, size)
         except UnicodeDecodeError:

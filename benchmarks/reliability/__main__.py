@@ -4,9 +4,9 @@
     python -m benchmarks.reliability faults        # one part
     python -m benchmarks.reliability races --count 50
 
-Parts: faults, powerloss, races, damage, bases, memory. Each keeps its figures in results/reliability.json, from which
-results/reliability.md is written; one that is stopped by Ctrl-C tells what it has done. Ends with 1 when a promise was
-broken.
+Parts: faults, powerloss, races, damage, bases, memory, cost. Each keeps its figures in results/reliability.json, from
+which results/reliability.md is written; one that is stopped by Ctrl-C tells what it has done. Ends with 1 when a
+promise was broken.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.reliability import bases as bases_room
+from benchmarks.reliability import cost as cost_room
 from benchmarks.reliability import damage as damage_room
 from benchmarks.reliability import faults as faults_room
 from benchmarks.reliability import memory as memory_room
@@ -130,6 +131,28 @@ def memory(root: Path, count: int | None) -> Part:
     )
 
 
+def cost(root: Path, count: int | None) -> Part:
+    costs = list(cost_room.run(root, progress("cost"), count or cost_room.REPEATS))
+    late = [each for each in costs if each.seconds[-1] > cost_room.BOUND_S]
+    return Part(
+        [
+            *(
+                [
+                    f"{each.shape.name}: `{each.shape.code}`",
+                    f"{1000 * each.seconds[-1]:.0f} ms" + (f", x {each.growth:.2f}" if each.growth else ""),
+                ]
+                for each in sorted(costs, key=lambda each: -each.seconds[-1])
+            ),
+            [f"shapes within {1000 * cost_room.BOUND_S:.0f} ms", f"{len(costs) - len(late)} of {len(costs)}"],
+        ],
+        [
+            f"{each.shape.name}: {each.growth:.2f} times longer for twice the size"
+            for each in costs
+            if each.growth and each.growth > cost_room.BOUND_GROWTH
+        ],
+    )
+
+
 PARTS: Final[dict[str, Callable[[Path, int | None], Part]]] = {
     "faults": faults,
     "powerloss": powerloss,
@@ -137,6 +160,7 @@ PARTS: Final[dict[str, Callable[[Path, int | None], Part]]] = {
     "damage": damage,
     "bases": bases,
     "memory": memory,
+    "cost": cost,
 }
 UNDER_THE_SHIM: Final = ("faults", "powerloss")
 TITLES: Final = {
@@ -146,6 +170,7 @@ TITLES: Final = {
     "damage": "Damaged packs",
     "bases": "Wrong bases",
     "memory": "Peak memory of apply",
+    "cost": "CPU time of refusing a file of 1 MiB, and how it grows from half the size",
 }
 
 
@@ -222,7 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(each, signal.default_int_handler)
     parser = argparse.ArgumentParser("python -m benchmarks.reliability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all of them)")
-    parser.add_argument("--count", type=int, help="points, races, bases; damage: per million; powerloss: per moment")
+    parser.add_argument(
+        "--count", type=int, help="points, races, bases; damage: per million; powerloss: per moment; cost: runs"
+    )
     options = parser.parse_args(arguments)
     chosen = options.parts or list(PARTS)
     if unknown := [each for each in chosen if each not in PARTS]:

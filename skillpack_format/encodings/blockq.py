@@ -152,7 +152,7 @@ def rounded(delta: NDArray[np.float32], bits: int, group: int, packing: str) -> 
     energy = np.add.reduceat(np.square(delta, dtype=np.float64), starts, axis=1)  # (rows, groups)
     agreement = np.add.reduceat(np.multiply(delta, levels, dtype=np.float64), starts, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        exact = np.where(agreement > 0, energy / agreement, 0.0)
+        exact = energy / agreement  # infinite or no number where nothing agrees: no scale that can be used
     usable = np.where((exact >= SMALLEST_SCALE) & (exact < LARGEST_SCALE), exact, 0.0).astype(np.float32)
     scales = float32_to_bits(usable, dtype_named("BF16")).reshape(-1)
     params = {"bits": bits, "group": group, "packing": packing, "scale": "BF16", "zero": (1 << bits) - 1}
