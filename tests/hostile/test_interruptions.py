@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import torch
 from builders import refused
 
 import skillpack_format as skp
-from benchmarks.reliability import bases, damage, races, shim
+from benchmarks.reliability import allocations, bases, damage, races, shim
+from benchmarks.reliability.allocations import nth_fails
 from benchmarks.reliability.scenes import leftovers, make_inputs
 from skillpack_format.recipes import RECIPES
 from skillpack_format.torch_bridge import SpreadBench, TorchBench
@@ -62,6 +65,36 @@ def test_memory_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
     found = sample("allocations", 40, tmp_path)
     assert found["bad"] == []
     assert found["tried"] == 44
+
+
+@pytest.mark.skipif(importlib.util.find_spec("_testcapi") is None, reason="this Python came without its test support")
+def test_a_memory_error_that_the_interpreter_loses_is_told_from_a_bug(tmp_path: Path) -> None:
+    """CPython itself, one allocation failing: it may say that a Path is no path, which no other cause makes it say."""
+    found = [
+        fault
+        for nth in range(1, 60)
+        for call in (lambda: os.rename(tmp_path, tmp_path), lambda: os.stat(tmp_path), lambda: os.fspath(tmp_path))
+        if (fault := fault_without_memory(call, nth)) is not None
+    ]
+    assert {type(fault) for fault in found} <= {MemoryError, TypeError, SystemError}
+    for fault in found:
+        is_lost = allocations.LOST.search(f"{type(fault).__name__}: {fault}") is not None
+        assert is_lost == (not isinstance(fault, MemoryError))
+    assert not allocations.LOST.search("TypeError: rename: dst should be string, bytes or os.PathLike, not NoneType")
+
+
+def fault_without_memory(call: Callable[[], object], nth: int) -> Exception | None:
+    """What ``call`` raises when its ``nth`` allocation fails."""
+    import _testcapi
+
+    nth_fails(nth)()
+    try:
+        call()
+    except (MemoryError, TypeError, SystemError) as fault:
+        return fault
+    finally:
+        _testcapi.remove_mem_hooks()
+    return None
 
 
 @pytest.mark.parametrize("threads", [1, 2])
