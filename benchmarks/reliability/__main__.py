@@ -4,8 +4,8 @@
     python -m benchmarks.reliability faults        # one part
     python -m benchmarks.reliability races --count 50
 
-Parts: faults, powerloss, races, damage, bases, memory, cost. Each keeps its figures in results/reliability.json, from
-which results/reliability.md is written; one that is stopped by Ctrl-C tells what it has done. Ends with 1 when a
+Parts: faults, powerloss, races, damage, large, bases, memory, cost. Each keeps its figures in results/reliability.json,
+from which results/reliability.md is written; one that is stopped by Ctrl-C tells what it has done. Ends with 1 when a
 promise was broken.
 """
 
@@ -95,14 +95,32 @@ def damage(root: Path, count: int | None) -> Part:
     tally = damage_room.run(root, 1 if count is None else count / 1_000_000, progress("damage"))
     return Part(
         [
-            ["packs of the corpus", f"{tally.packs:,}, {tally.nbytes:,} bytes"],
-            ["sampled, being large", f"{len(tally.sampled)} ({', '.join(tally.sampled) or 'none'})"],
-            *([kind, f"{number:,}"] for kind, number in tally.tried.items()),
-            ["refused with", _listed(tally.codes)],
-            ["promises broken", f"{len(tally.bad):,}"],
+            [f"packs of the corpus of up to {damage_room.LARGE:,} bytes", f"{tally.packs:,}, {tally.nbytes:,} bytes"],
+            *_harms(tally),
         ],
         tally.bad,
     )
+
+
+def large(root: Path, count: int | None) -> Part:
+    tally = damage_room.run_large(root, count or damage_room.FLIPS, progress("large"))
+    return Part(
+        [
+            ["larger packs of the corpus", f"{tally.packs:,}, {tally.nbytes:,} bytes"],
+            ["of which a sample of everything, being huge", ", ".join(tally.sampled) or "none"],
+            ["bits of each of the others, by chance", f"{count or damage_room.FLIPS:,}"],
+            *_harms(tally),
+        ],
+        tally.bad,
+    )
+
+
+def _harms(tally: damage_room.Tally) -> list[list[str]]:
+    return [
+        *([kind, f"{number:,}"] for kind, number in tally.tried.items()),
+        ["refused with", _listed(tally.codes)],
+        ["promises broken", f"{len(tally.bad):,}"],
+    ]
 
 
 def bases(root: Path, count: int | None) -> Part:
@@ -158,6 +176,7 @@ PARTS: Final[dict[str, Callable[[Path, int | None], Part]]] = {
     "powerloss": powerloss,
     "races": races,
     "damage": damage,
+    "large": large,
     "bases": bases,
     "memory": memory,
     "cost": cost,
@@ -168,6 +187,7 @@ TITLES: Final = {
     "powerloss": "Loss of power",
     "races": "Races of several processes",
     "damage": "Damaged packs",
+    "large": "Damaged large packs",
     "bases": "Wrong bases",
     "memory": "Peak memory of apply",
     "cost": "CPU time of refusing a file of 1 MiB, and how it grows from half the size",
@@ -248,7 +268,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.reliability", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all of them)")
     parser.add_argument(
-        "--count", type=int, help="points, races, bases; damage: per million; powerloss: per moment; cost: runs"
+        "--count",
+        type=int,
+        help="points, races, bases; damage: per million; large: bits; powerloss: per moment; cost: runs",
     )
     options = parser.parse_args(arguments)
     chosen = options.parts or list(PARTS)

@@ -1,7 +1,7 @@
 """Every accepted pack of the conformance corpus, damaged in every small way: all of it must be refused, with a code.
 
 Each bit flipped, each length cut, each byte taken out, a byte put in at each place, and each two neighbouring sectors
-of 512 bytes exchanged. Packs above LARGE bytes are damaged at about SAMPLE places of each kind.
+of 512 bytes exchanged. Of the few packs above LARGE bytes, which have to be large, the bits are a sample.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from skillpack_format.problems import CODES
 from skillpack_format.reader import Pack
 
 LARGE: Final = 100_000
+HUGE: Final = 1 << 21
+FLIPS: Final = 100_000
 SAMPLE: Final = 2_000
 SECTOR: Final = 512
 KINDS: Final = ("bit flip", "truncation", "deletion", "insertion", "sector swap")
@@ -90,50 +92,76 @@ def places(count: int, share: float, chance: random.Random) -> list[int]:
     return list(range(count))
 
 
-def damage(name: str, pack: Path, path: Path, tally: Tally, share: float = 1) -> None:
-    """All damage of one pack, written to ``path`` and read; ``share`` of it by chance."""
+def damage(name: str, pack: Path, path: Path, tally: Tally, share: float = 1, flips: float = 1) -> None:
+    """All damage of one pack, done to ``path`` and read, or a ``share`` of it; of its bits ``flips`` of that share."""
     blob = pack.read_bytes()
     path.write_bytes(blob)
     read(path)
     tally.packs += 1
     tally.nbytes += len(blob)
     chance = random.Random(name)
-    if share == 1 and len(blob) > LARGE:
-        share = SAMPLE / len(blob)
-        tally.sampled.append(name)
     with open(path, "r+b", buffering=0) as file:
-        for bit in places(8 * len(blob), share if share == 1 else share / 8, chance):
-            at = bit // 8
-            os.pwrite(file.fileno(), bytes([blob[at] ^ (1 << bit % 8)]), at)
-            refuse(path, "bit flip", f"{name}: bit {bit % 8} of byte {at} flipped", tally)
-            os.pwrite(file.fileno(), blob[at : at + 1], at)
-        for length in reversed(places(len(blob), share, chance)):
-            os.ftruncate(file.fileno(), length)
-            refuse(path, "truncation", f"{name}: the first {length} bytes", tally)
-    for kind, what, harmed in _moved(blob, share, chance):
-        path.write_bytes(harmed)
-        refuse(path, kind, f"{name}: {what}", tally)
+        for kind, what in _harms(blob, file.fileno(), share, share * flips, chance):
+            refuse(path, kind, f"{name}: {what}", tally)
 
 
-def _moved(blob: bytes, share: float, chance: random.Random) -> Iterator[tuple[str, str, bytes]]:
-    for at in places(len(blob), share, chance):
-        yield "deletion", f"without byte {at}", blob[:at] + blob[at + 1 :]
-    for at in places(len(blob) + 1, share, chance):
-        yield "insertion", f"a byte before {at}", blob[:at] + bytes([chance.randrange(256)]) + blob[at:]
+def _harms(blob: bytes, file: int, share: float, flips: float, chance: random.Random) -> Iterator[tuple[str, str]]:
+    """Harm the file, which holds ``blob``, in one way after the other, by writing what differs from the way before."""
+    for bit in places(8 * len(blob), flips, chance):
+        at = bit // 8
+        os.pwrite(file, bytes([blob[at] ^ (1 << bit % 8)]), at)
+        yield "bit flip", f"bit {bit % 8} of byte {at} flipped"
+        os.pwrite(file, blob[at : at + 1], at)
     for at in places(len(blob) // SECTOR, min(1, share * SECTOR), chance):
         first = blob[at * SECTOR : (at + 1) * SECTOR]
         second = blob[(at + 1) * SECTOR : (at + 2) * SECTOR]
         if first + second != second + first:  # else the pack is not damaged
-            harmed = blob[: at * SECTOR] + second + first + blob[(at + 2) * SECTOR :]
-            yield "sector swap", f"sectors at {at * SECTOR} exchanged", harmed
+            os.pwrite(file, second + first, at * SECTOR)
+            yield "sector swap", f"sectors at {at * SECTOR} exchanged"
+            os.pwrite(file, first + second, at * SECTOR)
+    os.pwrite(file, blob[1:], 0)
+    os.ftruncate(file, len(blob) - 1)
+    before = 0
+    for at in places(len(blob), share, chance):
+        os.pwrite(file, blob[before:at], before)
+        yield "deletion", f"without byte {at}"
+        before = at
+    os.pwrite(file, b"\0" + blob, 0)
+    before = 0
+    for at in places(len(blob) + 1, share, chance):
+        os.pwrite(file, blob[before:at] + bytes([chance.randrange(256)]), before)
+        yield "insertion", f"a byte before {at}"
+        before = at
+    os.pwrite(file, blob, 0)
+    for length in reversed(places(len(blob), share, chance)):
+        os.ftruncate(file, length)
+        yield "truncation", f"the first {length} bytes"
 
 
 def run(root: Path, share: float = 1, progress: Callable[[int, int], None] = lambda done, total: None) -> Tally:
-    """Damage every accepted pack of the corpus, or as many as there are until Ctrl-C; ``root`` is a scratch folder."""
+    """Damage every pack of up to LARGE bytes, or as many as there are until Ctrl-C; ``root`` is a scratch folder."""
     tally = Tally()
-    packs = accepted_packs()
+    packs = {name: path for name, path in accepted_packs().items() if path.stat().st_size <= LARGE}
     with suppress(KeyboardInterrupt):
         for index, (name, path) in enumerate(packs.items()):
             damage(name, path, root / "harmed.skp", tally, share)
+            progress(index + 1, len(packs))
+    return tally
+
+
+def run_large(root: Path, count: int = FLIPS, progress: Callable[[int, int], None] = lambda done, total: None) -> Tally:
+    """The packs above LARGE bytes: about ``count`` bits of each, for each costs a digest of all of it, and everything
+    else; of those above HUGE bytes SAMPLE harms of a kind.
+    """
+    tally = Tally()
+    packs = {name: path for name, path in accepted_packs().items() if path.stat().st_size > LARGE}
+    with suppress(KeyboardInterrupt):
+        for index, (name, path) in enumerate(packs.items()):
+            nbytes = path.stat().st_size
+            if nbytes > HUGE:
+                damage(name, path, root / "harmed.skp", tally, SAMPLE / nbytes, 1 / 8)
+                tally.sampled.append(name)
+            else:
+                damage(name, path, root / "harmed.skp", tally, 1, min(1, count / (8 * nbytes)))
             progress(index + 1, len(packs))
     return tally

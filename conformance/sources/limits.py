@@ -214,20 +214,26 @@ def defaults(suite: Suite) -> None:
         "limit.exceeded",
         "limit.exceeded/metadata",
     )
-    utf8 = {"k": "\u00e9" * ((1 << 19) - 1)}
     suite.accept(
         "limit-metadata-utf8",
-        "1 MiB - 1 of metadata in letters of two bytes",
-        Model(metadata=utf8),
+        "101 bytes of metadata in letters of two bytes",
+        Model(metadata={"k": "\u00e9" * 50}),
         "limit.exceeded/metadata",
         op="validate",
-        why="The limit is of bytes, not of characters.",
+    )
+    suite.variant(
+        "limit-metadata-utf8-at",
+        "Metadata in letters of two bytes, as many bytes as the limit",
+        "limit-metadata-utf8",
+        Change(limits={"metadata_bytes": 101}),
+        "limit.exceeded/metadata",
+        "The limit is of bytes, not of characters, and of no other form of them.",
     )
     suite.reject(
         "limit-metadata-utf8-above",
-        "Letters of two bytes, more than 1 MiB",
+        "Metadata in letters of two bytes, a byte more than the limit and not half as many characters",
         "limit-metadata-utf8",
-        Change(manifest=[put("metadata/k", "\u00e9" * (1 << 19))]),
+        Change(limits={"metadata_bytes": 100}),
         "limit.exceeded",
         "limit.exceeded/metadata",
     )
