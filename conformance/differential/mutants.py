@@ -336,6 +336,24 @@ def mutate_records(rng: Random, draft: Draft) -> None:
         draft.data = draft.data[:end].ljust(min(end, len(draft.data) + 64), b"\0")
 
 
+def mutate_density(rng: Random, draft: Draft) -> None:
+    """A value becomes an array, so long that its document is about as dense as it may be (limit.exceeded/density)."""
+    which = rng.choice(("manifest", "storage"))
+    document = getattr(draft, which)
+    path = descended(rng, document)
+    empty = changed(document, path, lambda _: [])
+    free = 4096 - values_of(empty) + len(encoded(empty)) // 4
+    count = 4 * free // 3 + rng.randrange(-3, 4)
+    setattr(draft, which, changed(document, path, lambda _: [7] * count))
+
+
+def values_of(document: Any) -> int:
+    """How many values a document has, by wire.md: a map key counts one."""
+    if isinstance(document, dict):
+        return 1 + sum(1 + values_of(each) for each in document.values())
+    return 1 + sum(map(values_of, document)) if isinstance(document, list) else 1
+
+
 def mutate_manifest(rng: Random, draft: Draft) -> None:
     draft.manifest = edit_document(rng, draft.manifest)
     if rng.random() < 0.3:
@@ -467,8 +485,8 @@ def pick(rng: Random, choices: list[Any]) -> Any:
 Mutation = Callable[[Random, Draft], None]
 # With how often, in the order of assembly: one that needs a whole document comes before those that may break it.
 DOCUMENTS: tuple[tuple[Mutation, int], ...] = (
-    (mutate_values, 10), (mutate_stored, 10), (mutate_padding, 2), (mutate_records, 6), (mutate_entry, 22),
-    (mutate_results, 4), (mutate_manifest, 14), (mutate_storage, 7),
+    (mutate_values, 10), (mutate_stored, 10), (mutate_padding, 2), (mutate_records, 6), (mutate_density, 2),
+    (mutate_entry, 22), (mutate_results, 4), (mutate_manifest, 14), (mutate_storage, 7),
 )  # fmt: skip
 BYTES: tuple[tuple[Mutation, int], ...] = (
     (mutate_manifest_bytes, 9), (mutate_storage_bytes, 4), (mutate_data, 4), (mutate_preamble, 5), (mutate_base, 4),
