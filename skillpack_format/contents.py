@@ -117,7 +117,7 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
             encoding = encoding_named(component.encoding, "")
             params = encoding.parse(component.params, target, "")
             parts = encoding.parts(params, target)
-            limits.require("tensor_bytes", sum([part.nbytes for part in parts]), "")
+            limits.require("tensor_bytes", sum([part.width * part.count for part in parts]), "")
         except SkillPackError as fault:
             raise placed(f"tensor {entry.name!r} component {index}", fault) from None
         planned.append(PlannedComponent(component, encoding, params, segment + index))

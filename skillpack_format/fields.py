@@ -12,9 +12,14 @@ from skillpack_format.errors import error
 
 
 def require_keys(plain: Any, required: Collection[str], optional: Collection[str], where: str) -> dict[str, Any]:
-    """``plain`` as a map with exactly the ``required`` keys and perhaps ``optional`` ones."""
+    """``plain`` as a map with exactly the ``required`` keys and perhaps ``optional`` ones.
+
+    A frozenset of ``required`` keys is compared as a whole, which is for maps that a header has thousands of.
+    """
     if not isinstance(plain, dict):
         raise error("manifest.type", where, f"a map is needed, found {_kind(plain)}")
+    if plain.keys() == required:
+        return plain
     found = 0
     for key in plain:
         if key in required:
@@ -23,7 +28,7 @@ def require_keys(plain: Any, required: Collection[str], optional: Collection[str
             known = ", ".join(sorted({*required, *optional}))
             raise error("manifest.unknown-key", where, f"unknown key {key!r}; version 1 knows {known}")
     if found < len(required):
-        missing = next(key for key in required if key not in plain)
+        missing = min(key for key in required if key not in plain)
         raise error("manifest.missing-key", where, f"key {missing!r} is missing")
     return plain
 

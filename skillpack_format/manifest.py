@@ -28,6 +28,7 @@ from skillpack_format.names import (
 
 FORMAT: Final = "skillpack/1"
 CLASSES: Final = ("attention", "bias", "embedding", "expert", "head", "mlp", "norm", "other", "router")
+_IDENTITY_KEYS: Final = frozenset(("dtype", "sha256", "shape"))
 _STATS: Final = {"energy": 4, "error": 4, "norm": 4, "projection": 4, "spectrum": 16}  # bytes; and ``changed``
 _MOST: Final = (1 << 64) - 1  # what the wire can hold; limits come after
 
@@ -272,7 +273,7 @@ def parse_entry(plain: Any, limits: Limits) -> Entry:
 
 
 def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:
-    require_keys(plain, ("dtype", "sha256", "shape"), (), where)
+    require_keys(plain, _IDENTITY_KEYS, (), where)
     dtype = dtype_named(text(plain, "dtype", where), where)
     dims = array(plain, "shape", where)
     limits.require("tensor_rank", len(dims), where)

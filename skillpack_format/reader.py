@@ -88,7 +88,7 @@ class Pack(Closing):
         for index, segment in enumerate(storage.segments):
             if segment.codec not in CODECS:
                 codec_named(segment.codec, f"STORAGE segment {index}")
-        planes = [content.planes for content in self.contents.all]
+        planes = (content.planes for content in self.contents.all)
         self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
 
     def close(self) -> None:

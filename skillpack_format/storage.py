@@ -7,7 +7,7 @@ overlap, leave a hole or point outside. What STORAGE says is only how each chunk
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import le
 from typing import Any, Final, NamedTuple, NoReturn
@@ -19,6 +19,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 ALIGNMENT: Final = 64  # container.md: MANIFEST, STORAGE and every segment end on a multiple of it
 MIN_CHUNK_BYTES: Final = 1 << 12
 MAX_CHUNK_BYTES: Final = 1 << 24
+_SEGMENT_KEYS: Final = frozenset(("chunks", "codec"))
 RECORD_BYTES: Final = 8  # stored length, CRC-32 of the stored bytes: u32 each
 
 
@@ -72,7 +73,7 @@ class Extent(NamedTuple):
 def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, contents: int | None = None) -> Storage:
     """The storage document in ``plain``; storage.* or manifest.* says what is wrong.
 
-    Another number of segments than ``contents`` is refused before one is looked at.
+    ``contents`` is how many segments there must be, where it is known.
     """
     where = "STORAGE"
     require_keys(plain, ("chunk_bytes", "segments"), (), where)
@@ -81,8 +82,8 @@ def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, contents: int | None = No
         raise error("storage.chunk-bytes", where, f"chunk_bytes is {chunk_bytes}, it must be a power of two")
     limits.require("chunk_bytes", chunk_bytes, where)
     listed = array(plain, "segments", where)
-    if contents is not None:
-        _require_as_many(len(listed), contents)
+    if contents is not None and len(listed) != contents:
+        raise error("storage.segments", where, f"{len(listed)} segments, MANIFEST has {contents} contents")
     segments = []
     for index, each in enumerate(listed):
         try:
@@ -92,13 +93,8 @@ def parse(plain: Any, limits: Limits = DEFAULT_LIMITS, contents: int | None = No
     return Storage(chunk_bytes, tuple(segments))
 
 
-def _require_as_many(segments: int, contents: int) -> None:
-    if segments != contents:
-        raise error("storage.segments", "STORAGE", f"{segments} segments, MANIFEST has {contents} contents")
-
-
 def _parse_segment(plain: Any) -> Segment:
-    require_keys(plain, ("chunks", "codec"), (), "")
+    require_keys(plain, _SEGMENT_KEYS, (), "")
     if not isinstance(plain["chunks"], bytes):
         raise error("manifest.type", "", "chunks must be bytes")
     return Segment(text(plain, "codec", ""), plain["chunks"])
@@ -129,9 +125,8 @@ def align(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def lay_out(storage: Storage, contents: Sequence[Sequence[int]], data_length: int) -> tuple[Extent, ...]:
-    """Where every segment lies. ``contents``: the plane lengths of every content, computed from MANIFEST."""
-    _require_as_many(len(storage.segments), len(contents))
+def lay_out(storage: Storage, contents: Iterable[Sequence[int]], data_length: int) -> tuple[Extent, ...]:
+    """Where every segment lies. ``contents``: the plane lengths of as many contents, computed from MANIFEST."""
     extents: list[Extent] = []
     offset = end = 0
     for index, (segment, planes) in enumerate(zip(storage.segments, contents, strict=True)):

@@ -83,8 +83,8 @@ class PackWriter:
         document = manifest.to_bytes()
         storage = wire.write(Storage(self._chunk_bytes, tuple(self._segments)).to_plain())
         contents = plan(parse(wire.read(document, self._limits, "MANIFEST"), self._limits), self._limits)
-        planes = [content.planes for content in contents.all]
-        lay_out(parse_storage(wire.read(storage, self._limits, "STORAGE"), self._limits), planes, self._end)
+        place = parse_storage(wire.read(storage, self._limits, "STORAGE"), self._limits, len(contents.all))
+        lay_out(place, (content.planes for content in contents.all), self._end)
         header = write_header(document, storage, self._end)
         nbytes = len(header) + self._end
         require_space(self.path, [nbytes])

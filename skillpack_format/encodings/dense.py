@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODES: Final = ("add", "replace")
+_KEYS: Final = frozenset(("dtype", "mode"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Dense:
     name = "dense"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
-        require_keys(plain, ("dtype", "mode"), (), where)
+        require_keys(plain, _KEYS, (), where)
         dtype = dtype_named(text(plain, "dtype", where), where)
         mode = one_of(plain, "mode", MODES, where, "manifest.parameter")
         if mode == "replace" and dtype != target.dtype:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 CODES: Final = ("BF16", "F16", "F32", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8")
 Numbers: TypeAlias = "Levels | NDArray[np.float32]"  # (rows, cols), finite
+_BAND_KEYS: Final = frozenset(("code", "rank"))
 _BITS: Final = {code: int(code[1:]) for code in CODES if code.startswith("Q")}
 
 
@@ -170,7 +171,7 @@ class Factors:
 
 
 def _parse_band(plain: Any, most: int) -> BandParams:
-    require_keys(plain, ("code", "rank"), (), "")
+    require_keys(plain, _BAND_KEYS, (), "")
     code = one_of(plain, "code", CODES, "", "manifest.parameter")
     return BandParams(code, integer(plain, "rank", 1, most, "", "manifest.parameter"))
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_SLICE_KEYS: Final = frozenset(("bits_u", "bits_v", "rank"))
+
+
 class SliceParams(NamedTuple):
     bits_u: int
     bits_v: int
@@ -154,7 +157,7 @@ class Lowrank:
 
 def _parse_slice(plain: Any, most: int) -> SliceParams:
     """A slice of a matrix whose smaller side is ``most``."""
-    require_keys(plain, ("bits_u", "bits_v", "rank"), (), "")
+    require_keys(plain, _SLICE_KEYS, (), "")
     bits_u = integer(plain, "bits_u", 1, 8, "", "manifest.parameter")
     bits_v = integer(plain, "bits_v", 1, 8, "", "manifest.parameter")
     largest = min(EXACT_PRODUCT >> (bits_u + bits_v - 2), most)

@@ -151,7 +151,9 @@ def run_storage(data: bytes) -> None:
         raise UnfitError
     found = storage.parse(wire.read(data[1:], DEFAULT_LIMITS, "fuzz"))
     require_equal(wire.write(found.to_plain()), data[1:], "an accepted STORAGE has one byte form")
-    extents = storage.lay_out(found, *_layout(data[0] % len(packs())))
+    planes, data_length = _layout(data[0] % len(packs()))
+    found = storage.parse(found.to_plain(), contents=len(planes))
+    extents = storage.lay_out(found, planes, data_length)
     require_equal([extent.offset % storage.ALIGNMENT for extent in extents], [0] * len(extents), "segments are aligned")
 
 

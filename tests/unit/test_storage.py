@@ -120,7 +120,6 @@ def test_the_padding_before_an_empty_last_segment_counts() -> None:
 @pytest.mark.parametrize("segments", [0, 2])
 def test_refuses_another_number_of_segments(segments: int) -> None:
     storage = Storage(4096, (Segment("raw", table((5, 1))),) * segments)
-    refused("storage.segments", lay_out, storage, [[5]], 5)
     parse(storage.to_plain(), contents=segments)
     refused("storage.segments", parse, storage.to_plain(), contents=1)
     refused("storage.segments", parse, {"chunk_bytes": 4096, "segments": [0] * segments}, contents=1)
