@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from skillpack_format.errors import error
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
 Progress = Callable[[str, int, int], None]  # (what is being done, bytes done, bytes in all)
 
@@ -77,7 +77,7 @@ def in_order(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> 
         waiting: deque[tuple[Job, Future[Done]]] = deque()
         try:
             for job in jobs:
-                waiting.append((job, pool.submit(_run, work, job, threads)))
+                waiting.append((job, _submit(pool, work, job, threads)))
                 if len(waiting) > threads:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -98,8 +98,10 @@ def as_done(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> I
         yield from ((job, _run(work, job, threads)) for job in jobs)
         return
     with ThreadPoolExecutor(threads) as pool:
-        running = {pool.submit(_run, work, job, threads): job for job in jobs}
+        running: dict[Future[Done], Job] = {}
         try:
+            for job in jobs:
+                running[_submit(pool, work, job, threads)] = job
             for future in as_completed(running):
                 yield running[future], future.result()
         finally:
@@ -110,6 +112,21 @@ def as_done(work: Callable[[Job], Done], jobs: Iterable[Job], threads: int) -> I
 def _require_threads(threads: int) -> None:
     if threads < 1:
         raise error("usage.argument", "", f"threads is {threads}, at least one is needed")
+
+
+def _submit(pool: Executor, work: Callable[[Job], Done], job: Job, threads: int) -> Future[Done]:
+    try:
+        return pool.submit(_run, work, job, threads)
+    except RuntimeError as found:
+        if not is_no_thread(found):
+            raise
+        message = f"the system gives no memory for another thread; fewer than {threads} threads need less"
+        raise error("resource.memory", str(job), message) from found
+
+
+def is_no_thread(found: BaseException) -> bool:
+    """Whether Python could not start a thread, for which it has no exception of its own."""
+    return isinstance(found, RuntimeError) and str(found) == "can't start new thread"
 
 
 def _run(work: Callable[[Job], Done], job: Job, threads: int) -> Done:

@@ -142,6 +142,7 @@ def _end(found: Exception, arguments: Sequence[str]) -> int:
 def _failure(found: Exception, arguments: Sequence[str]) -> Failure:
     """What an exception means to the user."""
     from skillpack_format.errors import SkillPackError  # noqa: PLC0415 - it loads numpy, for which --help must not wait
+    from skillpack_format.progress import is_no_thread  # noqa: PLC0415 - as above
 
     if isinstance(found, SkillPackError):
         is_moot = found.code == "output.exists" and "--force" in arguments
@@ -158,7 +159,7 @@ def _failure(found: Exception, arguments: Sequence[str]) -> Failure:
     if isinstance(found, OSError):  # the library has turned its own into SkillPackErrors: this is standard output
         code = "output.space" if found.errno == errno.ENOSPC else "output.failed"
         return Failure(IO_FAILED, code, "standard output", f"cannot be written: {found.strerror or found}")
-    if isinstance(found, MemoryError):
+    if isinstance(found, MemoryError) or is_no_thread(found):
         message = "this machine has not the memory for it"
         return Failure(IO_FAILED, "resource.memory", "", message, HINTS["resource.memory"])
     message = f"internal error ({type(found).__name__}: {found}); please report it; SKILLPACK_DEBUG=1 shows where"

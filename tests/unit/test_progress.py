@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from builders import refused
@@ -62,6 +63,40 @@ def test_too_little_memory_is_said_in_words(found: Exception) -> None:
     caught = refused("resource.memory", list, in_order(work, ["m.w"], 3))
     assert caught.where == "m.w"
     assert caught.__cause__ is found
+
+
+@pytest.mark.parametrize("run", [in_order, as_done])
+def test_a_thread_that_cannot_be_started_is_said_in_words(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python raises where the system refuses: the second thread, while the first has its work."""
+    start, begun = threading.Thread.start, []
+
+    def start_one(thread: threading.Thread) -> None:
+        begun.append(thread)
+        if len(begun) > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    may_end, done = threading.Event(), []
+
+    def work(job: str) -> None:
+        may_end.wait(0.2)
+        done.append(job)
+
+    caught = refused("resource.memory", list, run(work, ["a", "b", "c"], 2))
+    assert caught.where == "b"
+    assert "fewer than 2 threads" in caught.message
+    assert "c" not in done
+
+
+@pytest.mark.parametrize("run", [in_order, as_done])
+def test_another_error_of_starting_passes(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("threads can only be started once")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="only be started once"):
+        list(run(lambda job: job, ["a"], 2))
 
 
 def test_another_runtime_error_passes() -> None:
