@@ -5,7 +5,7 @@
 pytest collects once. Every test runs once under coverage, which tells what tests reach which line. Then each mutant
 gets a forked process, in which the code of its functions is exchanged and the tests that reach its lines run, those of
 the module itself first, until one fails. A mutant that no test kills is a missing test, or it is equivalent and listed
-with the reason in equivalents.json.
+with the reason in equivalents.json. Ctrl-C ends it, and it tells what it has done; with --sample those are by chance.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -102,6 +103,8 @@ class Judge:
                 self.outcome.killers[mutant] = self._kill(mutant, items, reached)
                 if self.outcome.killers[mutant] is None and mutant.key not in self.outcome.equivalents:
                     print(f"\n{done + 1}/{len(self.mutants)} survives: line {mutant.line}: {mutant.key}", flush=True)
+        except KeyboardInterrupt:
+            print(f"\nstopped after {len(self.outcome.killers)} of {len(self.mutants)}", flush=True)
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
         return True
@@ -163,7 +166,12 @@ class Judge:
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(status)
-        _, status = os.waitpid(child, 0)
+        try:
+            _, status = os.waitpid(child, 0)
+        except KeyboardInterrupt:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
         if os.WIFEXITED(status) and os.WEXITSTATUS(status):
             raise RuntimeError("a mutant could not be judged; the reason stands above")
         return json.loads(answer.read_bytes()) if os.WIFEXITED(status) else "time"
@@ -174,8 +182,8 @@ def _passes(item: pytest.Item, following: pytest.Item | None) -> bool:
         return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
 
 
-def tell(outcome: Outcome) -> str:
-    """The matrix: killed of all, by module and kind."""
+def tell(outcome: Outcome, there_are: int) -> str:
+    """The matrix: killed of all, by module and kind; of ``there_are`` some may not have been tried."""
     counts: dict[str, Counter[str]] = {}
     for mutant, killer in outcome.killers.items():
         if killer is None and mutant.key in outcome.equivalents:
@@ -199,7 +207,7 @@ def tell(outcome: Outcome) -> str:
     matrix = report.markdown(["module", *KINDS, "all", "equivalent"], rows)
     return "\n".join(
         [
-            f"**{100 * outcome.share:.2f} % killed.**",
+            f"**{100 * outcome.share:.2f} % killed**, {len(outcome.killers):,} of {there_are:,} tried.",
             "",
             ABOUT,
             matrix,
@@ -227,7 +235,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--most", type=float, default=60.0, metavar="S", help="of tests a mutant may take  [default: 60]"
     )
     parser.add_argument("--write", action="store_true", help=f"put the report into {RESULTS.relative_to(ROOT)}")
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(given)
+    for each in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs start without the first
+        signal.signal(each, signal.default_int_handler)
     mutants = [each for each in all_mutants() if not options.only or each.module in options.only]
     if options.sample:
         mutants = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))
@@ -236,10 +247,11 @@ def main(arguments: list[str] | None = None) -> int:
     status = pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *left_out, *options.tests], [judge])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):  # none ran in this process itself
         return 2
+    page = tell(judge.outcome, len(all_mutants()))
     if options.write:
         title = "Mutants of the code that checks"
-        report.write(RESULTS.name, "benchmarks.reliability.mutation --write", title, tell(judge.outcome))
-    print(tell(judge.outcome))
+        report.write(RESULTS.name, f"benchmarks.reliability.mutation {' '.join(given)}", title, page)
+    print(page)
     return int(bool(judge.outcome.survivors()))
 
 
