@@ -126,16 +126,18 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
         products += encoding.products(params)
     try:
         limits.require("tensor_products", products * target.numel, "")
-        _check_stack(entry, planned, target)
+        _check_stack(planned, target, entry.base.kind if entry.base else None, entry.result.kind)
     except SkillPackError as fault:
         raise placed(f"tensor {entry.name!r}", fault) from None
     return tuple(planned), contents
 
 
-def _check_stack(entry: Entry, planned: Sequence[PlannedComponent], target: Target) -> None:
+def _check_stack(
+    planned: Sequence[PlannedComponent], target: Target, base: TensorKind | None, result: TensorKind
+) -> None:
     """The order and company of components (manifest.components)."""
     if not planned:
-        if target.numel and not _changes_by_itself(entry):
+        if target.numel and (base == result or not is_compatible(base, result)):
             raise error("manifest.components", "", "no components, and neither dtype nor rows of the base to change")
         return
     if not target.numel:
@@ -145,13 +147,6 @@ def _check_stack(entry: Entry, planned: Sequence[PlannedComponent], target: Targ
         raise error("manifest.components", "", "only the last component may rewrite, the others add")
     if True in adds and not target.dtype.is_arithmetic:
         raise error("manifest.components", "", f"{target.dtype.name} cannot be added to; F32, F16 and BF16 can")
-
-
-def _changes_by_itself(entry: Entry) -> bool:
-    """Whether START is made from the base and is not the base already (num.start)."""
-    if entry.base is None or entry.result is None:
-        return False
-    return entry.base.kind != entry.result.kind and is_compatible(entry.base.kind, entry.result.kind)
 
 
 @dataclass(frozen=True, slots=True)

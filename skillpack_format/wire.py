@@ -75,7 +75,7 @@ _HEADS: Final = _heads()
 
 
 class _Decoder:
-    """One document in bytes. ``most``: values it may have; ``keys``: short map keys met before, by head and text."""
+    """One document in bytes. ``most``: values it may have; ``keys``: map keys met before, by head and text."""
 
     __slots__ = ("data", "keys", "limits", "most", "where")
 
@@ -178,7 +178,7 @@ class _Decoder:
         if not raw.isascii():
             self.refuse("wire.key-type", at, "a map key is not ASCII")
         key = raw.decode("ascii")
-        if not width and len(self.keys) < _KEPT_KEYS:
+        if len(self.keys) < _KEPT_KEYS:
             self.keys[self.data[at:end]] = key
         return key, end
 

@@ -125,6 +125,20 @@ def test_refuses_another_number_of_segments(segments: int) -> None:
     refused("storage.segments", parse, {"chunk_bytes": 4096, "segments": [0] * segments}, contents=1)
 
 
+@pytest.mark.parametrize(
+    ("codec", "stored", "named"),
+    [
+        ("zstd", (4096, 0, 809), "4096 bytes is stored in 0 by zstd"),
+        ("zstd", (1, 4095, 809), "808 bytes is stored in 809 by zstd"),
+        ("raw", (4096, 4095, 0), "4096 bytes is stored in 4095 by raw"),
+        ("raw", (4096, 4096, 809), "808 bytes is stored in 809 by raw"),
+    ],
+)
+def test_names_the_first_chunk_whose_length_cannot_be(codec: str, stored: tuple[int, ...], named: str) -> None:
+    storage = Storage(4096, (Segment(codec, table(*((each, 0) for each in stored))),))
+    assert named in refused("storage.chunk-length", lay_out, storage, [[9000]], sum(stored)).message
+
+
 @pytest.mark.parametrize("chunks", [b"", table((5, 1))[:-1], table((5, 1)) + b"\0", table((5, 1), (5, 1))])
 def test_refuses_a_chunk_table_of_another_length(chunks: bytes) -> None:
     refused("storage.chunk-table", lay_out, Storage(4096, (Segment("raw", chunks),)), [[5]], 5)

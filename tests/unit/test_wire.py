@@ -132,7 +132,25 @@ def test_refuses_a_type_outside_the_profile(first: int) -> None:
     assert found.message.startswith(f"byte 0: 0x{first:02x}")
 
 
-@pytest.mark.parametrize("data", ["", "a1", "c4", "c402ff", "91", "81a161", "81", "cc", "cf00", "d9", "d92061"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "",
+        "a1",
+        "c4",
+        "c402ff",
+        "91",
+        "81a161",
+        "81",
+        "cc",
+        "cf00",
+        "d9",
+        "d92061",
+        "ceffffff",
+        "cfffffffffffffff",
+        "81cfffffffffffffff",
+    ],
+)
 def test_refuses_a_document_that_ends_within_a_value(data: str) -> None:
     refused("wire.truncated", read, hexed(data))
 
@@ -233,3 +251,18 @@ def test_the_limit_of_values_holds_where_it_is_less_than_a_document_may_have() -
 def test_a_key_beyond_those_kept_is_read_as_well() -> None:
     document = {f"{k:04}": 1 for k in range(1000)}
     assert read(wire.write([document, document])) == [document, document]
+
+
+@pytest.mark.parametrize("before", ["", "81", "81a161"])
+def test_a_length_that_is_cut_is_no_length(before: str) -> None:
+    found = refused("wire.truncated", read, hexed(before + "dbffffff"))
+    assert found.message == f"byte {len(before) // 2 + 1}: needs 4 more bytes, 3 are left"
+
+
+def test_a_key_is_read_as_any_text() -> None:
+    refused("wire.not-shortest", read, hexed("81d91f" + "61" * 31 + "00"))
+    refused("wire.not-shortest", read, hexed("81cc0100"))
+    assert "byte 1: 0xc0" in refused("wire.type", read, hexed("81c000")).message
+    assert "needs 32 more bytes, 31 are left" in refused("wire.truncated", read, hexed("81d920" + "61" * 31)).message
+    for count in (32, 255, 256):
+        assert read(wire.write({"a" * count: 1})) == {"a" * count: 1}
