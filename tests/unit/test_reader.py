@@ -12,6 +12,7 @@ import pytest
 from builders import (
     EXAMPLES,
     F32_BASE,
+    Case,
     chunks_of,
     f32,
     full_plan,
@@ -27,6 +28,7 @@ from builders import (
 
 from skillpack_format.digest import sha256
 from skillpack_format.encodings import blockq
+from skillpack_format.encodings._base import Encoded
 from skillpack_format.errors import SkillPackError
 from skillpack_format.limits import Limits
 from skillpack_format.opening import safe_open
@@ -280,6 +282,21 @@ def blocks_of(pack: Pack, name: str, base: bytes | None) -> bytes:
 def test_blocks_are_the_tensor(pack: Pack, name: str) -> None:
     base = full_plan().cases[name].raw
     assert blocks_of(pack, name, base) == pack.get_tensor(name, base).tobytes()
+
+
+def test_blocks_of_a_base_that_nothing_can_be_made_from_begin_with_zeros(tmp_path: Path) -> None:
+    ones = Encoded("dense", {"dtype": "F32", "mode": "add"}, {"values": np.full(6, 0x3F800000, "<u4")})
+    raw = f32(*range(6))
+    case = Case("t", kind("F32", 3, 2), (ones,), kind("F32", 2, 3), raw)
+    with open_pack(write_pack(tmp_path / "p.skp", plan_of(case))) as pack:
+        assert blocks_of(pack, "t", raw) == f32(*[1.0] * 6)
+
+
+def test_an_unknown_codec_is_refused_before_any_content_is_read(tmp_path: Path) -> None:
+    parts = take_apart(write_pack(tmp_path / "p.skp", full_plan()))
+    parts.storage["segments"][1]["codec"] = "lzma"
+    (tmp_path / "p.skp").write_bytes(put_together(parts))
+    assert refused("unsupported.codec", Pack, tmp_path / "p.skp").where.endswith("STORAGE segment 1")
 
 
 def additive(folder: Path) -> tuple[Path, str, bytes]:

@@ -263,6 +263,7 @@ def test_a_key_is_read_as_any_text() -> None:
     refused("wire.not-shortest", read, hexed("81d91f" + "61" * 31 + "00"))
     refused("wire.not-shortest", read, hexed("81cc0100"))
     assert "byte 1: 0xc0" in refused("wire.type", read, hexed("81c000")).message
+    refused("wire.truncated", read, hexed("81d920"))
     assert "needs 32 more bytes, 31 are left" in refused("wire.truncated", read, hexed("81d920" + "61" * 31)).message
     for count in (32, 255, 256):
         assert read(wire.write({"a" * count: 1})) == {"a" * count: 1}
