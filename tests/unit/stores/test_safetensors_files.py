@@ -175,7 +175,8 @@ def test_closing_twice_is_harmless(tmp_path: Path) -> None:
 def test_side_files_are_whatever_else_the_folder_holds(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     folder = sharded(tmp_path / "model")
-    for name in ("config.json", "a.py", "pytorch_model.bin", "pytorch_model.bin.index.json", "m.gguf", "optimizer.pt"):
+    weights = ("pytorch_model.bin", "pytorch_model.bin.index.json", "m.gguf", "optimizer.pt", ".hidden.bin")
+    for name in ("config.json", "a.py", *weights):
         (folder / name).write_bytes(b"")
     (tmp_path / "blob").write_bytes(b"")
     (folder / "linked.json").symlink_to("../blob")
