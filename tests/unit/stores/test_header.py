@@ -109,6 +109,10 @@ def test_a_size_is_written_in_digits(size: str) -> None:
     assert refusal(written.replace("[0]", f"[{size}]").encode(), 0) == "checkpoint.header"
 
 
+def test_a_minus_before_a_zero_within_a_name_is_no_number() -> None:
+    assert [spec.shape for spec in parse({"block-0": entry()}).tensors] == [(2,)]
+
+
 @pytest.mark.parametrize("metadata", [None, [], "pt", {"format": 1}, {"a": {"b": "c"}}])
 def test_refuses_metadata_that_does_not_map_strings_to_strings(metadata: object) -> None:
     assert refusal({"__metadata__": metadata}, 0) == "checkpoint.header"
