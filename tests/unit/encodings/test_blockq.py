@@ -95,6 +95,12 @@ def test_one_bit_codes_are_signs() -> None:
     assert made_directly(case) == f32(*(start[:3] + np.float32([scale, -scale, scale])), *start[3:])
 
 
+@pytest.mark.parametrize(("value", "scale"), [(2.0**126, 0x7E80), (2.0**127, 0), (2.0**-127, 0), (0.0, 0)])
+def test_a_scale_that_cannot_be_used_becomes_zero(value: float, scale: int) -> None:
+    encoded = rounded(np.array([[value]], np.float32), 1, 1, "stream")
+    assert encoded.parts["scales"].view("<u2").tolist() == [scale]
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_a_group_keeps_its_inner_product_with_what_it_codes(bits: int) -> None:
     delta = np.random.default_rng(bits).standard_normal((4, 200)).astype(np.float32)
