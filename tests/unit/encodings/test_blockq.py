@@ -95,7 +95,9 @@ def test_one_bit_codes_are_signs() -> None:
     assert made_directly(case) == f32(*(start[:3] + np.float32([scale, -scale, scale])), *start[3:])
 
 
-@pytest.mark.parametrize(("value", "scale"), [(2.0**126, 0x7E80), (2.0**127, 0), (2.0**-127, 0), (0.0, 0)])
+@pytest.mark.parametrize(
+    ("value", "scale"), [(2.0**126, 0x7E80), (2.0**127, 0), (2.0**-100, 0x0D80), (2.0**-101, 0), (0.0, 0)]
+)
 def test_a_scale_that_cannot_be_used_becomes_zero(value: float, scale: int) -> None:
     encoded = rounded(np.array([[value]], np.float32), 1, 1, "stream")
     assert encoded.parts["scales"].view("<u2").tolist() == [scale]
