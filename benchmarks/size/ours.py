@@ -20,7 +20,7 @@ from benchmarks.size.entropy import Entropy, entropy_of
 from benchmarks.size.functions import Causal, Encoder, Function
 from skillpack_format import planning, recipes
 
-PRICES: Final = (3.0, 0.7, 0.1, 0.01, 0.002, 0.0004, 0.0001)  # recipe small is 0.1, standard 0.01
+PRICES: Final = (12.0, 3.0, 0.7, 0.1, 0.01, 0.002, 0.0004, 0.0001)  # recipe small is 0.1, standard 0.01
 LOSSLESS: Final = ("lossless", skp.ConvertOptions())
 
 

@@ -128,15 +128,17 @@ def _missed_at(pair: Measured, target: float) -> list[str]:
             found.append(f"{pair.pair}: no lossy pack has an error of {target:g}.")
         elif mine[1].nbytes > most * rival[1].nbytes:
             share = mine[1].nbytes / rival[1].nbytes
-            why = _floor_of_a_tenth(pair) if most == TENTH else ""
+            why = _floor_of_a_tenth(pair, target) if most == TENTH else ""
             found.append(f"{pair.pair}, error {target:g}: {share:.3f} of {what} ({rival[0]}), not {most:g}.{why}")
     return found
 
 
-def _floor_of_a_tenth(pair: Measured) -> str:
-    """What a tenth of bfloat16 does by rounding alone, if the numbers of the extraction are what is kept."""
+def _floor_of_a_tenth(pair: Measured, target: float) -> str:
+    """What a tenth of bfloat16 does by rounding alone, if the extraction's numbers are kept; where that is the reason."""
     bits = 16 * TENTH
     least = 2 ** (-2 * bits)  # of the energy: the rate-distortion function of a Gaussian
+    if least * pair.noise_harm < target / 3:
+        return ""
     return (
         f" Its numbers in {bits:.1f} bits each would have {100 * least:.0f} % of noise at best, which does"
         f" {least * pair.noise_harm:.2g} by itself here (as much noise as change: {pair.noise_harm:.2g})."
