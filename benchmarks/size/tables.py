@@ -134,7 +134,7 @@ def _missed_at(pair: Measured, target: float) -> list[str]:
 
 
 def _floor_of_a_tenth(pair: Measured, target: float) -> str:
-    """What rounding alone does in a tenth of bfloat16, if the extraction's numbers are kept; empty where it is little."""
+    """What rounding does in a tenth of bfloat16, if an extraction's numbers are kept; empty where it is little."""
     bits = 16 * TENTH
     least = 2 ** (-2 * bits)  # of the energy: the rate-distortion function of a Gaussian
     if least * pair.noise_harm < target / 3:
