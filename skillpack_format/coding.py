@@ -21,7 +21,7 @@ from skillpack_format.digest import Bytes, TensorIdentity, TensorKind, sha256_of
 from skillpack_format.dtypes import Array, bits_to_float64, dtype_named, numel
 from skillpack_format.encoders import Pair
 from skillpack_format.encodings._base import Encoded
-from skillpack_format.errors import SkillPackError
+from skillpack_format.errors import ConvertError, PayloadError
 from skillpack_format.making import Change, make, start_of
 from skillpack_format.manifest import Component, Entry
 from skillpack_format.recipes import Bands, Blocks, Prune, Slices, Treatment, Unchanged
@@ -171,7 +171,7 @@ def refined_candidate(pair: Pair, nbytes: float, job: Job) -> Candidate | None:
             promised = nbytes - saved + quick_nbytes(pair, sliced_candidate(part), job)
             best = min(best, (promised, part.encoded), key=lambda found: found[0])
         made = made_of(pair, best[1], job.bench) if best[1] else None
-    except SkillPackError:  # NaN or infinity, now or once low rank is added: the difference alone can do that
+    except (ConvertError, PayloadError):  # NaN or infinity, now or once low rank is added; a difference needs no delta
         return None
     return None if made is None else Candidate((*best[1], encoders.difference(pair, made)))
 
@@ -181,19 +181,11 @@ def sliced_candidate(found: encoders.SlicedPair) -> Candidate:
     return Candidate(found.encoded, {"energy": _float32(found.energy), "spectrum": b"".join(map(_float32, spectrum))})
 
 
-class Storing(Protocol):
-    """A job: how contents are stored."""
-
-    @property
-    def codec(self) -> str: ...
-    @property
-    def chunk_bytes(self) -> int: ...
-
-
-def stored(pair: Pair, candidate: Candidate, how: Storing, *, thorough: bool) -> tuple[StoredContent, ...]:
+def stored(pair: Pair, candidate: Candidate, job: Job, *, thorough: bool) -> tuple[StoredContent, ...]:
+    """Contents as the pack of ``job`` stores them. ``pair``: its tensor, or a sample of it."""
     target = target_of(pair.kind)
     return tuple(
-        store_encoded(each, target, how.codec, how.chunk_bytes, thorough=thorough) for each in candidate.encoded
+        store_encoded(each, target, job.codec, job.chunk_bytes, thorough=thorough) for each in candidate.encoded
     )
 
 
@@ -213,15 +205,15 @@ def _cheapest(pair: Pair, job: Job) -> Candidate:
     return candidates[sizes.index(min(sizes))] if candidates else Candidate(())
 
 
-def quick_nbytes(pair: Pair, candidate: Candidate, how: Storing) -> int:
+def quick_nbytes(pair: Pair, candidate: Candidate, job: Job) -> int:
     """Stored bytes of a candidate, at most: what quick compression gives."""
-    return sum(content.nbytes for content in stored(pair, candidate, how, thorough=False))
+    return sum(content.nbytes for content in stored(pair, candidate, job, thorough=False))
 
 
-def exact_nbytes_about(pair: Pair, how: Storing) -> float:
+def exact_nbytes_about(pair: Pair, job: Job) -> float:
     """Stored bytes of the smallest exact code, told from a sample. The tensor has elements in the base."""
     part, times = encoders.sample(pair)
-    return times * min(quick_nbytes(part, each, how) for each in exact_candidates(part))
+    return times * min(quick_nbytes(part, each, job) for each in exact_candidates(part))
 
 
 def _float32(value: float) -> bytes:
