@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.results import report
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
 from skillpack_format.dtypes import DTYPES, float32_to_bits
-from skillpack_format.native import NativeBench, library
+from skillpack_format.native import NativeBench, kernel
 
 SHAPES: Final = ((2048, 2048), (2048, 5632))
 RANKS: Final = {"1 %": (3, 7, 20, 69), "5 %": (16, 39, 110, 385)}
@@ -30,7 +30,7 @@ VARIANTS: Final = ("plain C", "AVX2", "AVX-512 and VNNI")
 def benches() -> dict[str, Bench]:
     """Those that run here."""
     found: dict[str, Bench] = {"numpy": NUMPY_BENCH}
-    built = library()
+    built = kernel()
     if built is not None:
         best = NativeBench(built).variant
         found.update({f"kernel, {VARIANTS[each]}": NativeBench(built, each) for each in range(best + 1)})
@@ -85,7 +85,7 @@ def main() -> int:
     report.show("Sums of low-rank slices", header, rows)
     table = report.markdown(header, rows)
     bits = "All made the same bits." if is_equal else "**They made different bits.**"
-    if library() is None:
+    if kernel() is None:
         bits += " The kernel is not built here."
     command = f"benchmarks.kernel --runs {options.runs}"
     report.write("kernel.md", command, "Sums of low-rank slices", f"{_about()}\n\n{table}\n\n{bits}")

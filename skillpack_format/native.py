@@ -158,7 +158,7 @@ class NativeBench(HostBench):
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where it was not built, or is another version's."""
     folder = os.path.dirname(__file__)
     names = EXTENSION_SUFFIXES if sys.byteorder == "little" else ()
@@ -171,7 +171,7 @@ def cpu_bench() -> Bench:
 
     numpy's where nothing was compiled, and where the kernel has plain C alone: its products are slower than a BLAS's.
     """
-    found = library()
+    found = kernel()
     return NUMPY_BENCH if found is None or found.skillpack_variant() == 0 else NativeBench(found)
 
 

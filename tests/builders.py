@@ -165,7 +165,7 @@ def native_bench(variant: int) -> NativeBench:
     """The compiled bench, in a variant that this processor has."""
     import pytest
 
-    library = native.library()
+    library = native.kernel()
     if library is None:
         pytest.skip("the kernel is not built here; tests/cli/test_packaging.py says whether it should be")
     if variant > NativeBench(library).variant:

@@ -42,12 +42,12 @@ def test_the_tools_run_from_a_checkout():
 
 COMPILER = shutil.which(shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0])
 BUILD = "import setuptools.build_meta as made, sys; getattr(made, sys.argv[1])(sys.argv[2])"
-ASK = "from skillpack_format import native; print(native.__file__, native.library() is not None)"
+ASK = "from skillpack_format import native; print(native.__file__, native.kernel() is not None)"
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler here: numpy does the work of the kernel")
 def test_the_kernel_is_built_where_there_is_a_compiler():
-    assert native.library() is not None, "_kernel is missing, or of another version: pip install -e . once more"
+    assert native.kernel() is not None, "_kernel is missing, or of another version: pip install -e . once more"
 
 
 @pytest.fixture

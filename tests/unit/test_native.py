@@ -226,12 +226,12 @@ def test_only_what_fits_reaches_the_kernel() -> None:
 
 
 def test_without_a_kernel_numpy_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "kernel", lambda: None)
     assert native.cpu_bench.__wrapped__() is NUMPY_BENCH
 
 
 def test_a_processor_without_vectors_of_its_own_is_served_by_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: SimpleNamespace(skillpack_variant=lambda: 0))
+    monkeypatch.setattr(native, "kernel", lambda: SimpleNamespace(skillpack_variant=lambda: 0))
     assert native.cpu_bench.__wrapped__() is NUMPY_BENCH
 
 
@@ -239,14 +239,14 @@ def test_a_library_that_is_none_is_left_alone(tmp_path: Path, monkeypatch: pytes
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     (tmp_path / f"_kernel{suffix}").write_bytes(b"no library")
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
-    assert native.library.__wrapped__() is None
+    assert native.kernel.__wrapped__() is None
 
 
 def test_a_kernel_of_another_version_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     native_bench(0)
-    assert native.library.__wrapped__() is not None
+    assert native.kernel.__wrapped__() is not None
     monkeypatch.setattr(native, "KERNEL", native.KERNEL + 1)
-    assert native.library.__wrapped__() is None
+    assert native.kernel.__wrapped__() is None
 
 
 # ------------------------------------------------------------------------------------------------------- sanitizers
