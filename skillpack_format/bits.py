@@ -51,15 +51,6 @@ def pack(codes: NDArray[Any], bits: int, packing: str) -> Codes:
     return packed
 
 
-def unpack(packed: Codes, count: int, bits: int, packing: str, where: str) -> Codes:
-    """The ``count`` codes in ``packed``; payload.padding-bits when a spare bit is set.
-
-    The caller has checked that ``packed`` has ``packed_nbytes(count, bits, packing)`` bytes.
-    """
-    require_spare_bits_zero(packed, count, bits, packing, where)
-    return unpack_checked(packed, count, bits, packing)
-
-
 def require_spare_bits_zero(packed: Codes, count: int, bits: int, packing: str, where: str) -> None:
     """payload.padding-bits when a bit of ``packed`` that belongs to none of the ``count`` codes is set."""
     lanes = 8 // bits
@@ -71,8 +62,11 @@ def require_spare_bits_zero(packed: Codes, count: int, bits: int, packing: str, 
         raise error("payload.padding-bits", where, "a spare bit of the packed codes is set, all must be zero")
 
 
-def unpack_checked(packed: Codes, count: int, bits: int, packing: str) -> Codes:
-    """``unpack`` of what ``require_spare_bits_zero`` has passed."""
+def unpack(packed: Codes, count: int, bits: int, packing: str) -> Codes:
+    """The ``count`` codes in ``packed``, of which ``require_spare_bits_zero`` has been asked.
+
+    The caller has checked that ``packed`` has ``packed_nbytes(count, bits, packing)`` bytes.
+    """
     if bits == 8:
         return packed[:count]
     if packing == "stream":

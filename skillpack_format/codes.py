@@ -69,7 +69,7 @@ class CodeMatrix:
 
     def unpacked(self) -> NDArray[np.uint8]:
         """(rows, cols)."""
-        codes = packing_of.unpack_checked(self.packed, self.count, self.bits, self.packing)
+        codes = packing_of.unpack(self.packed, self.count, self.bits, self.packing)
         return codes[self.skip :].reshape(self.rows, self.width)[:, self.cols]
 
     def signed(self) -> NDArray[np.int8]:
