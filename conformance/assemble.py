@@ -20,7 +20,6 @@ from typing import Any
 
 SPEC = Path(__file__).resolve().parents[1] / "spec"
 Line = tuple[bytes, str]  # bytes and what they are
-ALIGNMENT = 64
 MAGIC = bytes.fromhex("89534b500d0a1a0a")
 
 # ------------------------------------------------------------------------------------------------ element types
@@ -551,12 +550,8 @@ class Pack:
     def stored(self) -> tuple[dict[str, Any], list[Line]]:
         """STORAGE and the lines of DATA."""
         data: list[Line] = []
-        length, listed = 0, []
+        listed = []
         for what, planes in self.segments():
-            pad = -length % ALIGNMENT
-            if pad:
-                data.append((bytes(pad), "zero padding to the next multiple of 64"))
-            length += pad
             table = b""
             for name, plane in planes:
                 for first in range(0, len(plane), self.chunk_bytes):
@@ -568,7 +563,6 @@ class Pack:
                     data += [(b, f"{note}, {t}") for b, t in lines] if lines else [(chunk, note)]
                     kept = b"".join(b for b, _ in lines) if lines else chunk
                     table += struct.pack("<II", len(kept), zlib.crc32(kept))
-                    length += len(kept)
             listed.append({"chunks": table, "codec": self.codec})
         return {"chunk_bytes": self.chunk_bytes, "segments": listed}, data
 
@@ -580,25 +574,20 @@ class Pack:
             (MAGIC, "magic"),
             (struct.pack("<H", 1), "major"),
             (struct.pack("<H", 0), "minor"),
-            (bytes(4), "reserved"),
+            (struct.pack("<I", zlib.crc32(m + s)), "CRC-32 of the header as it is stored"),
             (struct.pack("<Q", len(m)), f"manifest length {len(m)}"),
             (struct.pack("<Q", len(s)), f"storage length {len(s)}"),
+            (struct.pack("<Q", len(m + s)), f"header length {len(m + s)}: as it is"),
             (struct.pack("<Q", len(d)), f"data length {len(d)}"),
             (hashlib.sha256(m).digest(), "SHA-256 of MANIFEST: the pack_id"),
             (hashlib.sha256(s).digest(), "SHA-256 of STORAGE"),
-            (bytes(20), "reserved"),
+            (bytes(12), "reserved"),
         ]
         crc = zlib.crc32(b"".join(b for b, _ in fields))
-        lines = [*fields, (struct.pack("<I", crc), "CRC-32 of bytes 0 to 123"), *manifest]
-        lines += pad_line(len(m)) + storage_lines + pad_line(len(s)) + data
-        return lines
+        return [*fields, (struct.pack("<I", crc), "CRC-32 of bytes 0 to 123"), *manifest, *storage_lines, *data]
 
     def file(self) -> bytes:
         return b"".join(b for b, _ in self.lines())
-
-
-def pad_line(length: int) -> list[Line]:
-    return [(bytes(-length % ALIGNMENT), "zero padding to the next multiple of 64")] if length % ALIGNMENT else []
 
 
 def rle_frame(chunk: bytes) -> list[Line] | None:

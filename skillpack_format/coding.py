@@ -81,7 +81,7 @@ def code(job: Job) -> Coded:
     """
     pair = pair_of(job)
     if isinstance(job.treatment, Unchanged) and job.old is not None:
-        return Coded(entry_of(job, job.old, (), {}), (), None)
+        return Coded(entry_of(job, job.old, (), {}), (), 1.0)  # all of the change is missing
     return coded(job, pair, _cheapest(pair, job))
 
 

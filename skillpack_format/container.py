@@ -1,19 +1,21 @@
-"""The file: preamble, MANIFEST, STORAGE, DATA (spec/container.md).
+"""The file: preamble, header, DATA (spec/container.md).
 
 off  size  field
   0     8  magic 89 53 4B 50 0D 0A 1A 0A
   8     2  major version, 1
  10     2  minor version: the lowest that can read this file
- 12     4  reserved, zero
+ 12     4  CRC-32 of the header as it is stored
  16     8  length of MANIFEST
  24     8  length of STORAGE
- 32     8  length of DATA
- 40    32  SHA-256 of MANIFEST: the pack_id
- 72    32  SHA-256 of STORAGE
-104    20  reserved, zero
+ 32     8  length of the header as it is stored
+ 40     8  length of DATA
+ 48    32  SHA-256 of MANIFEST: the pack_id
+ 80    32  SHA-256 of STORAGE
+112    12  reserved, zero
 124     4  CRC-32 of bytes 0 to 123
 
-All integers are little-endian. MANIFEST and STORAGE are padded with zeros to a multiple of 64; nothing follows DATA.
+All integers are little-endian. The header is MANIFEST and STORAGE one after the other, stored like a chunk of the codec
+``zstd``. DATA follows at once, and nothing follows DATA.
 """
 
 from __future__ import annotations
@@ -24,16 +26,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from skillpack_format.codecs import zstd
 from skillpack_format.digest import sha256
 from skillpack_format.errors import error
 from skillpack_format.limits import Limits
-from skillpack_format.storage import align
 
 MAGIC: Final = b"\x89SKP\r\n\x1a\n"
 MAJOR: Final = 1
 MINOR: Final = 0
 PREAMBLE_BYTES: Final = 128
-_PREAMBLE: Final = struct.Struct("<8sHHIQQQ32s32s20sI")
+FRAMED_BYTES: Final = 1 << 20  # a header of more is stored as it is: what a byte of it asks for in work stays bounded
+_PREAMBLE: Final = struct.Struct("<8sHHIQQQQ32s32s12sI")
 
 ReadAt = Callable[[int, int], bytes]  # (offset, count) -> exactly count bytes, or an error
 
@@ -77,43 +80,37 @@ def read_header(read_at: ReadAt, file_bytes: int, limits: Limits) -> Header:
         )
     if zlib.crc32(head[:124]) != int.from_bytes(head[124:], "little"):
         raise error("framing.preamble-crc", "preamble", "the CRC-32 of bytes 0 to 123 does not match")
-    _, major, minor, zero, manifest_bytes, storage_bytes, data_bytes, pack_id, storage_id, rest, _ = _PREAMBLE.unpack(
-        head
-    )
+    _, major, minor, checksum, *lengths, pack_id, storage_id, rest, _ = _PREAMBLE.unpack(head)
+    manifest_bytes, storage_bytes, header_bytes, data_bytes = lengths
     if major != MAJOR or minor > MINOR:
         message = f"the pack needs a reader of version {major}.{minor}, this one reads up to {MAJOR}.{MINOR}"
         raise error("unsupported.version", "preamble", message)
-    if zero or any(rest):
+    if any(rest):
         raise error("framing.reserved", "preamble", "reserved bytes are not zero")
     limits.require("manifest_bytes", manifest_bytes, "preamble")
     limits.require("storage_bytes", storage_bytes, "preamble")
-    storage_offset = PREAMBLE_BYTES + align(manifest_bytes)
-    data_offset = storage_offset + align(storage_bytes)
+    _check_header_length(header_bytes, manifest_bytes + storage_bytes)
+    data_offset = PREAMBLE_BYTES + header_bytes
     _check_size(file_bytes, data_offset + data_bytes)
-    manifest = _read_document(read_at, PREAMBLE_BYTES, manifest_bytes, pack_id, "manifest")
-    storage = _read_document(read_at, storage_offset, storage_bytes, storage_id, "storage")
+    stored = read_at(PREAMBLE_BYTES, header_bytes)
+    if zlib.crc32(stored) != checksum:
+        raise error("integrity.header", "header", "its CRC-32 is not the one in the preamble")
+    documents = bytes(zstd.CODEC.decompress(stored, manifest_bytes + storage_bytes, "header"))
+    manifest, storage = documents[:manifest_bytes], documents[manifest_bytes:]
+    for name, document, digest in (("manifest", manifest, pack_id), ("storage", storage, storage_id)):
+        if sha256(document) != digest:
+            raise error(f"integrity.{name}", name.upper(), "its SHA-256 is not the one in the preamble")
     return Header(minor, manifest, storage, data_offset, data_bytes)
 
 
 def write_header(manifest: bytes, storage: bytes, data_length: int) -> bytes:
     """Everything before DATA."""
-    head = _PREAMBLE.pack(
-        MAGIC,
-        MAJOR,
-        MINOR,
-        0,
-        len(manifest),
-        len(storage),
-        data_length,
-        sha256(manifest),
-        sha256(storage),
-        bytes(20),
-        0,
-    )[:124]
-    parts = [head, zlib.crc32(head).to_bytes(4, "little")]
-    for document in (manifest, storage):
-        parts += [document, bytes(align(len(document)) - len(document))]
-    return b"".join(parts)
+    documents = manifest + storage
+    stored = zstd.CODEC.compress(documents, thorough=True) if len(documents) <= FRAMED_BYTES else documents
+    lengths = (len(manifest), len(storage), len(stored), data_length)
+    digests = (sha256(manifest), sha256(storage))
+    head = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, zlib.crc32(stored), *lengths, *digests, bytes(12), 0)[:124]
+    return head + zlib.crc32(head).to_bytes(4, "little") + stored
 
 
 def _check_magic(head: bytes) -> None:
@@ -137,12 +134,9 @@ def _check_size(found: int, due: int) -> None:
         )
 
 
-def _read_document(read_at: ReadAt, offset: int, length: int, digest: bytes, name: str) -> bytes:
-    """One header document; its digest and its zero padding are checked before it is handed on."""
-    stored = read_at(offset, align(length))
-    document, padding = stored[:length], stored[length:]
-    if sha256(document) != digest:
-        raise error(f"integrity.{name}", name.upper(), "its SHA-256 is not the one in the preamble")
-    if any(padding):
-        raise error("framing.padding", name.upper(), "the padding after it is not zero")
-    return document
+def _check_header_length(found: int, decoded: int) -> None:
+    if 0 < found == decoded or (0 < found < decoded <= FRAMED_BYTES):
+        return
+    due = f"1 to {decoded}" if decoded <= FRAMED_BYTES else str(decoded)
+    message = f"the header is stored in {found} bytes, and with documents of {decoded} bytes that has to be {due}"
+    raise error("framing.header-length", "preamble", message)

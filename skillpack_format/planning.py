@@ -20,12 +20,12 @@ from typing import Final
 
 from skillpack_format.errors import error
 from skillpack_format.recipes import Coding, Priced, Slices, Unchanged
-from skillpack_format.storage import align
 
 NOISE: Final = 1e-3  # damage of noise as strong as the whole delta
 MOST_PRICE: Final = 1e12  # of all the bytes of tuned; at it and at one over it, nothing but bytes or damage counts
 HALVINGS: Final = 80
 SLACK: Final = 0.006  # of a budget that may stay unspent
+HEADER_SHARE: Final = 0.35  # of a document's bytes left by compression; digests are most of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,10 @@ Goal = Quality | Budget | Share | MaxError | Energy
 class Option:
     """One way to code a tensor: what it adds to the pack, and the harm it does.
 
-    ``header``: bytes in MANIFEST and STORAGE. ``segments``: stored bytes of every content. ``noise``: squared error of
-    what is made; ``lost``: share of what the tensor does that is left out; both as shares of the tensor's own change.
-    ``is_measured``: found by coding the tensor in this way, to the last byte; figures of others are near, and for the
-    most part above, what that will give.
+    ``header``: bytes in MANIFEST and STORAGE, before these are compressed together. ``segments``: stored bytes of every
+    content. ``noise``: squared error of what is made; ``lost``: share of what the tensor does that is left out; both as
+    shares of the tensor's own change. ``is_measured``: found by coding the tensor in this way, to the last byte;
+    figures of others are near, and for the most part above, what that will give.
     """
 
     coding: Coding
@@ -91,7 +91,7 @@ class Option:
 
     @property
     def nbytes(self) -> int:
-        return self.header + sum(map(align, self.segments))
+        return math.ceil(HEADER_SHARE * self.header) + sum(self.segments)
 
     def harm(self, rates: Priced) -> float:
         return rates.noise * self.noise + rates.lost * self.lost
@@ -124,8 +124,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A choice for every tensor. ``price``: in damage, of all the bytes of tuned. ``nbytes``: of the pack; once every
-    option is a measured one, the most it can have.
+    """A choice for every tensor. ``price``: in damage, of all the bytes of tuned. ``nbytes``: of the pack, about.
 
     ``error``: squared error of all tensors as a share of the squared change.
     """

@@ -13,12 +13,14 @@ MAX_PROBLEM_CHARS: Final = 500  # errors.md: the longest text an error may print
 
 CODES: Final[frozenset[str]] = frozenset(
     """
-    framing.magic framing.truncated framing.trailing-bytes framing.preamble-crc framing.reserved framing.padding
+    framing.magic framing.truncated framing.trailing-bytes framing.preamble-crc framing.reserved
+    framing.header-length
     wire.truncated wire.trailing wire.type wire.not-shortest wire.key-type wire.key-order wire.utf8
     manifest.missing-key manifest.unknown-key manifest.type manifest.value manifest.order manifest.name
     manifest.shape manifest.tensor manifest.alias manifest.components manifest.parameter manifest.file-name
     storage.segments storage.chunk-bytes storage.chunk-table storage.chunk-length storage.data-length
-    integrity.manifest integrity.storage integrity.chunk integrity.content integrity.result integrity.source-changed
+    integrity.header integrity.manifest integrity.storage integrity.chunk integrity.content integrity.result
+    integrity.source-changed
     payload.frame payload.padding-bits payload.code payload.position payload.scale payload.nonfinite payload.overflow
     payload.value payload.layout
     unsupported.version unsupported.encoding unsupported.codec unsupported.dtype unsupported.checkpoint

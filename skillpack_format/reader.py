@@ -228,12 +228,8 @@ class Pack(Closing):
     def read_content(self, segment: int) -> dict[str, Array]:
         """The parts of one content, proved by its digest."""
         content: Content = self.contents.all[segment]
-        extent = self.extents[segment]
-        before = self.extents[segment - 1].end if segment else 0
         with located(str(self.path)):
-            if any(self._read_data(before, extent.offset - before)):
-                raise error("framing.padding", content.where, "the padding before its segment is not zero")
-            return load(content, extent, self._read_data)
+            return load(content, self.extents[segment], self._read_data)
 
     def read_content_runs(self, segment: int, runs: Mapping[str, slice]) -> dict[str, Array]:
         """The items ``runs`` of every part of one content: proved where that is all, or else see ``load_runs``."""

@@ -16,7 +16,6 @@ from skillpack_format.errors import SkillPackError, error, placed
 from skillpack_format.fields import array, integer, require_keys, text
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 
-ALIGNMENT: Final = 64  # container.md: MANIFEST, STORAGE and every segment end on a multiple of it
 MIN_CHUNK_BYTES: Final = 1 << 12
 MAX_CHUNK_BYTES: Final = 1 << 24
 _SEGMENT_KEYS: Final = frozenset(("chunks", "codec"))
@@ -120,23 +119,17 @@ def chunk_record(stored: int, crc32: int) -> bytes:
     return struct.pack("<II", stored, crc32)
 
 
-def align(offset: int) -> int:
-    """The next multiple of ALIGNMENT."""
-    return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
 def lay_out(storage: Storage, contents: Iterable[Sequence[int]], data_length: int) -> tuple[Extent, ...]:
     """Where every segment lies. ``contents``: the plane lengths of as many contents, computed from MANIFEST."""
     extents: list[Extent] = []
-    offset = end = 0
+    end = 0
     for index, (segment, planes) in enumerate(zip(storage.segments, contents, strict=True)):
         try:
-            extent = _lay_one(segment, planes, storage.chunk_bytes, offset)
+            extent = _lay_one(segment, planes, storage.chunk_bytes, end)
         except SkillPackError as fault:
             raise placed(f"STORAGE segment {index}", fault) from None
         extents.append(extent)
         end = extent.end
-        offset = align(end)
     if end != data_length:
         message = f"the segments end at byte {end} of DATA, the preamble says {data_length}"
         raise error("storage.data-length", "STORAGE", message)

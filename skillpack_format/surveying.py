@@ -199,7 +199,7 @@ class _Tensor:
     def unchanged(self) -> list[Option]:
         """The base's own tensor, where that is one of the kind wanted."""
         is_there = self.job.old is not None and self.job.old.kind == self.job.new.kind
-        return [Option(Unchanged(), "as in the base", 0, (), 1.0, 1.0, is_measured=True)] if is_there else []
+        return [Option(Unchanged(), "as in the base", 0, (), 1.0, 1.0)] if is_there else []
 
     def others(self) -> list[Option]:
         """The exact code, then codes of single elements; told from a sample of the rows of a large tensor."""

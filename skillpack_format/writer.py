@@ -6,6 +6,7 @@ run that was stopped takes them again. Same contents and manifest, same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.locks import locked
 from skillpack_format.manifest import Manifest, parse
 from skillpack_format.output_paths import require_absent, require_space
-from skillpack_format.storage import Segment, Storage, align, lay_out
+from skillpack_format.storage import Segment, Storage, lay_out
 from skillpack_format.storage import parse as parse_storage
 
 CODEC: Final = "zstd"
@@ -43,7 +44,7 @@ class PackWriter:
         self._overwrite = overwrite
         self._limits = limits
         self._segments: list[Segment] = []
-        self._waiting: list[tuple[bytes, int]] = []  # key in the journal, zeros before it
+        self._waiting: list[bytes] = []  # keys in the journal
         self._end = 0
         self._stack = ExitStack()
 
@@ -74,14 +75,13 @@ class PackWriter:
     def add(self, content: StoredContent) -> None:
         """Append the next content, in MANIFEST's order."""
         key = self.keep(content)
-        self._waiting.append((key, align(self._end) - self._end))
-        self._end = align(self._end) + content.nbytes
+        self._waiting.append(key)
+        self._end += content.nbytes
         self._segments.append(Segment(content.codec, content.table))
 
     def seal(self, manifest: Manifest) -> int:
         """Write the file durably and return its size in bytes; what no reader would take is refused first."""
-        document = manifest.to_bytes()
-        storage = wire.write(Storage(self._chunk_bytes, tuple(self._segments)).to_plain())
+        document, storage = manifest.to_bytes(), _storage_bytes(self._chunk_bytes, self._segments)
         contents = plan(parse(wire.read(document, self._limits, "MANIFEST"), self._limits), self._limits)
         place = parse_storage(wire.read(storage, self._limits, "STORAGE"), self._limits, len(contents.all))
         lay_out(place, (content.planes for content in contents.all), self._end)
@@ -90,8 +90,7 @@ class PackWriter:
         require_space(self.path, [nbytes])
         with atomic_file(self.path, overwrite=self._overwrite) as out:
             out.write(header)
-            for key, zeros in self._waiting:
-                out.write(bytes(zeros))
+            for key in self._waiting:
                 out.write(self._stored(key))
         return nbytes
 
@@ -100,6 +99,18 @@ class PackWriter:
         if stored is None:
             raise error("output.failed", str(self.path), "stored chunks are missing from the journal")
         return stored
+
+
+def pack_bytes(manifest: Manifest, contents: Iterable[StoredContent], chunk_bytes: int) -> int:
+    """The size of the file that ``PackWriter`` makes of these."""
+    listed = list(contents)
+    segments = [Segment(each.codec, each.table) for each in listed]
+    data = sum(each.nbytes for each in listed)
+    return len(write_header(manifest.to_bytes(), _storage_bytes(chunk_bytes, segments), data)) + data
+
+
+def _storage_bytes(chunk_bytes: int, segments: Iterable[Segment]) -> bytes:
+    return wire.write(Storage(chunk_bytes, tuple(segments)).to_plain())
 
 
 def _key(content: StoredContent) -> bytes:

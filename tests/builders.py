@@ -20,6 +20,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+import zstandard
 
 from skillpack_format import native
 from skillpack_format.arithmetic import NUMPY_BENCH, Bench
@@ -291,22 +292,20 @@ class Parts:
     data: bytes
 
 
-def aligned(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 64)
-
-
 def take_apart(path: Path) -> Parts:
     return dismantle(path.read_bytes())
 
 
 def dismantle(blob: bytes) -> Parts:
     """``take_apart`` of a pack in memory."""
-    manifest_bytes, storage_bytes, data_bytes = struct.unpack_from("<QQQ", blob, 16)
-    storage_at = 128 + -(-manifest_bytes // 64) * 64
-    data_at = storage_at + -(-storage_bytes // 64) * 64
+    manifest_bytes, storage_bytes, header_bytes, data_bytes = struct.unpack_from("<QQQQ", blob, 16)
+    data_at = 128 + header_bytes
     assert len(blob) == data_at + data_bytes
-    manifest = msgpack.unpackb(blob[128 : 128 + manifest_bytes], strict_map_key=False)
-    storage = msgpack.unpackb(blob[storage_at : storage_at + storage_bytes], strict_map_key=False)
+    documents = blob[128:data_at]
+    if header_bytes < manifest_bytes + storage_bytes:
+        documents = zstandard.ZstdDecompressor().decompress(documents)
+    manifest = msgpack.unpackb(documents[:manifest_bytes], strict_map_key=False)
+    storage = msgpack.unpackb(documents[manifest_bytes:], strict_map_key=False)
     return Parts(manifest, storage, blob[data_at:])
 
 
@@ -327,34 +326,34 @@ def put_together(
     magic: bytes = b"\x89SKP\r\n\x1a\n",
     major: int = 1,
     minor: int = 0,
-    reserved: bytes = bytes(4),
-    reserved_end: bytes = bytes(20),
+    reserved: bytes = bytes(12),
     manifest_length: int | None = None,
     storage_length: int | None = None,
+    header_length: int | None = None,
     data_length: int | None = None,
     manifest_digest: bytes | None = None,
     storage_digest: bytes | None = None,
-    manifest_padding: bytes | None = None,
-    storage_padding: bytes | None = None,
+    header: bytes | None = None,
+    header_crc32: int | None = None,
     crc32: int | None = None,
     tail: bytes = b"",
 ) -> bytes:
     """The file, every digest, length and checksum repaired except those that are given.
 
-    ``parts.manifest`` and ``parts.storage`` may be bytes, which are then taken as they are.
+    ``parts.manifest`` and ``parts.storage`` may be bytes, which are then taken as they are. ``header`` is how the two
+    are stored: as they are where it is not given.
     """
     manifest, storage = packed(parts.manifest), packed(parts.storage)
-    head = magic + struct.pack("<HH", major, minor) + reserved
-    lengths = ((manifest_length, manifest), (storage_length, storage), (data_length, parts.data))
+    stored = manifest + storage if header is None else header
+    head = magic + struct.pack("<HHI", major, minor, zlib.crc32(stored) if header_crc32 is None else header_crc32)
+    wholes = (manifest, storage, stored, parts.data)
+    lengths = zip((manifest_length, storage_length, header_length, data_length), wholes, strict=True)
     head += b"".join(struct.pack("<Q", len(whole) if given is None else given) for given, whole in lengths)
     head += manifest_digest or hashlib.sha256(manifest).digest()
     head += storage_digest or hashlib.sha256(storage).digest()
-    head += reserved_end
+    head += reserved
     head += struct.pack("<I", zlib.crc32(head) if crc32 is None else crc32)
-    file = head
-    for document, padding in ((manifest, manifest_padding), (storage, storage_padding)):
-        file += document + (bytes(-len(document) % 64) if padding is None else padding)
-    return file + parts.data + tail
+    return head + stored + parts.data + tail
 
 
 def contents_of(parts: Parts) -> list[dict[str, Any]]:
@@ -369,16 +368,14 @@ def records(segment: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 def chunks_of(parts: Parts, index: int) -> list[bytes]:
     """The stored chunks of one segment."""
-    end = 0
+    at = 0
     for k, segment in enumerate(parts.storage["segments"]):
-        at = -(-end // 64) * 64
         chunks = []
         for stored, _ in records(segment):
             chunks.append(parts.data[at : at + stored])
             at += stored
         if k == index:
             return chunks
-        end = at
     raise AssertionError(f"no segment {index}")
 
 
@@ -390,7 +387,7 @@ def with_chunks(parts: Parts, index: int, chunks: Sequence[bytes], *, sha: bytes
         mine = list(chunks) if k == index else chunks_of(parts, k)
         table = b"".join(struct.pack("<II", len(each), zlib.crc32(each)) for each in mine)
         segments.append({"chunks": table, "codec": segment["codec"]})
-        data = aligned(data) + b"".join(mine)
+        data += b"".join(mine)
     changed = copy_of(Parts(parts.manifest, {**parts.storage, "segments": segments}, data))
     if sha is not None:
         contents_of(changed)[index]["sha256"] = sha

@@ -27,10 +27,6 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def align(length: int) -> int:
-    return -(-length // oracle.ALIGNMENT) * oracle.ALIGNMENT
-
-
 @dataclass(frozen=True)
 class Layout:
     """Heads of shards by the name of the file, and the name and content of the index where there is one."""
@@ -108,6 +104,7 @@ class Change:
     data: Sequence[Patch] = ()  # DATA, after its checksums were taken
     manifest_wire: Sequence[Patch] = ()
     storage_wire: Sequence[Patch] = ()
+    header: bytes = b""  # how MANIFEST and STORAGE are stored, where not as they are; its checksum repaired
     preamble: Mapping[str, int | bytes] = field(default_factory=dict)  # checksum repaired, unless it is given
     file: Sequence[Patch] = ()
     base: Mapping[str, Tensor | None] = field(default_factory=dict)  # the base given: other or no tensors
@@ -259,7 +256,7 @@ def _stored(model: Model, contents: Sequence[Content], changes: Sequence[Change]
     for index, content in enumerate(contents):
         codec = model.codecs.get(index, model.codec)
         chunks = _chunks(model, index, codec, content, changes)
-        data = data.ljust(align(len(data)), b"\0") + b"".join(stored for stored, _, _ in chunks)
+        data += b"".join(stored for stored, _, _ in chunks)
         table = b"".join(struct.pack("<II", length, crc) for _, length, crc in chunks)
         segments.append({"chunks": table, "codec": codec})
     storage: Any = {"chunk_bytes": model.chunk_bytes, "segments": segments}
@@ -285,17 +282,21 @@ def _chunks(model: Model, index: int, codec: str, content: Content, changes: Seq
 
 
 PREAMBLE = (  # name, form
-    ("magic", "8s"), ("major", "<H"), ("minor", "<H"), ("reserved", "4s"), ("manifest-length", "<Q"),
-    ("storage-length", "<Q"), ("data-length", "<Q"), ("manifest-digest", "32s"), ("storage-digest", "32s"),
-    ("reserved-2", "20s"),
+    ("magic", "8s"), ("major", "<H"), ("minor", "<H"), ("header-checksum", "<I"), ("manifest-length", "<Q"),
+    ("storage-length", "<Q"), ("header-length", "<Q"), ("data-length", "<Q"), ("manifest-digest", "32s"),
+    ("storage-digest", "32s"), ("reserved", "12s"),
 )  # fmt: skip
 
 
 def file_of(manifest: bytes, storage: bytes, data: bytes, changes: Sequence[Change]) -> bytes:
+    stored = manifest + storage
+    for change in changes:
+        stored = change.header or stored
     values: dict[str, int | bytes] = {
-        "magic": oracle.MAGIC, "major": 1, "minor": 0, "reserved": bytes(4), "manifest-length": len(manifest),
-        "storage-length": len(storage), "data-length": len(data), "manifest-digest": sha256(manifest),
-        "storage-digest": sha256(storage), "reserved-2": bytes(20),
+        "magic": oracle.MAGIC, "major": 1, "minor": 0, "header-checksum": zlib.crc32(stored),
+        "manifest-length": len(manifest), "storage-length": len(storage), "header-length": len(stored),
+        "data-length": len(data), "manifest-digest": sha256(manifest), "storage-digest": sha256(storage),
+        "reserved": bytes(12),
     }  # fmt: skip
     for change in changes:
         assert set(change.preamble) <= {*values, "checksum"}, change.preamble
@@ -303,17 +304,8 @@ def file_of(manifest: bytes, storage: bytes, data: bytes, changes: Sequence[Chan
     head = b"".join(struct.pack(form, values[name]) for name, form in PREAMBLE)
     checksum = values.get("checksum", zlib.crc32(head))
     assert isinstance(checksum, int)
-    storage_start = align(128 + len(manifest))
-    data_start = align(storage_start + len(storage))
-    whole = head + struct.pack("<I", checksum) + manifest
-    whole = (whole.ljust(storage_start, b"\0") + storage).ljust(data_start, b"\0") + data
-    marks = {
-        "manifest": 128,
-        "manifest-padding": 128 + len(manifest),
-        "storage": storage_start,
-        "storage-padding": storage_start + len(storage),
-        "data": data_start,
-    }
+    whole = head + struct.pack("<I", checksum) + stored + data
+    marks = {"manifest": 128, "storage": 128 + len(manifest), "data": 128 + len(stored)}
     for change in changes:
         whole = patched(whole, change.file, marks)
     return whole

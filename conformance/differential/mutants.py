@@ -18,10 +18,11 @@ from typing import Any
 import zstandard
 
 from conformance import assemble as oracle
-from conformance.assembler.draft import Change, Content, Tensor, align, base_file, file_of, sha256
+from conformance.assembler.draft import Change, Content, Tensor, base_file, file_of, sha256
 from conformance.assembler.edits import Pairs, Wire, encoded
 from conformance.generator import numbers
 from conformance.generator.packs import FILES, Made
+from conformance.generator.zstd import compressed
 
 INTEGERS = (
     0, 1, 2, 3, 7, 8, 9, 15, 16, 31, 32, 63, 64, 65, 127, 128, 255, 256, 4096, 65535, 65536, 1 << 24, (1 << 24) + 1,
@@ -248,7 +249,6 @@ def places(draft: Draft) -> list[tuple[int, int, int, int]]:
     """(segment, chunk, begin, end) of every stored chunk, as STORAGE has them."""
     found, end = [], 0
     for s, segment in enumerate(draft.storage["segments"]):
-        end = align(end)
         for c, (length, _) in enumerate(struct.iter_unpack("<II", segment["chunks"])):
             found.append((s, c, end, end + length))
             end += length
@@ -265,7 +265,7 @@ def put_chunk(draft: Draft, segment: int, chunk: int, stored: bytes) -> None:
     draft.storage = changed(draft.storage, ("segments", segment, "chunks"), lambda _: table)
     data = b""
     for s, each in enumerate(draft.storage["segments"]):
-        data = data.ljust(align(len(data)), b"\0") + b"".join(pieces[s, c] for c in range(len(each["chunks"]) // 8))
+        data += b"".join(pieces[s, c] for c in range(len(each["chunks"]) // 8))
     draft.data = data
 
 
@@ -423,23 +423,15 @@ def mutate_data(rng: Random, draft: Draft) -> None:
         draft.data = edit_bytes(rng, draft.data)
 
 
-def mutate_padding(rng: Random, draft: Draft) -> None:
-    """A byte of the padding between segments."""
-    covered = {k for _, _, begin, end in places(draft) for k in range(begin, end)}
-    spot = pick(rng, [k for k in range(len(draft.data)) if k not in covered])
-    if spot is not None:
-        draft.data = draft.data[:spot] + bytes([rng.randint(1, 255)]) + draft.data[spot + 1 :]
-
-
 def mutate_preamble(rng: Random, draft: Draft) -> None:
     lengths = {
         "manifest-length": len(draft.manifest_bytes),
         "storage-length": len(draft.storage_bytes),
+        "header-length": len(draft.manifest_bytes) + len(draft.storage_bytes),
         "data-length": len(draft.data),
     }
-    name = rng.choice(
-        ["major", "minor", "reserved", "reserved-2", "magic", "checksum", "manifest-digest", "storage-digest", *lengths]
-    )
+    digests = ["manifest-digest", "storage-digest"]
+    name = rng.choice(["major", "minor", "reserved", "magic", "checksum", "header-checksum", *digests, *lengths])
     if name in lengths:
         length = lengths[name]
         draft.preamble[name] = rng.choice(
@@ -447,10 +439,10 @@ def mutate_preamble(rng: Random, draft: Draft) -> None:
         )
     elif name in ("major", "minor"):
         draft.preamble[name] = rng.choice([0, 1, 2, 255, 256, 65535])
-    elif name == "checksum":
+    elif name in ("checksum", "header-checksum"):
         draft.preamble[name] = rng.randrange(1 << 32)
     else:
-        size = {"reserved": 4, "reserved-2": 20, "magic": 8}.get(name, 32)
+        size = {"reserved": 12, "magic": 8}.get(name, 32)
         draft.preamble[name] = bytes(rng.choice([0, 0, 1, rng.randrange(256)]) for _ in range(size))
 
 
@@ -485,13 +477,24 @@ def pick(rng: Random, choices: list[Any]) -> Any:
 Mutation = Callable[[Random, Draft], None]
 # With how often, in the order of assembly: one that needs a whole document comes before those that may break it.
 DOCUMENTS: tuple[tuple[Mutation, int], ...] = (
-    (mutate_values, 10), (mutate_stored, 10), (mutate_padding, 2), (mutate_records, 6), (mutate_density, 2),
+    (mutate_values, 10), (mutate_stored, 10), (mutate_records, 6), (mutate_density, 2),
     (mutate_entry, 22), (mutate_results, 4), (mutate_manifest, 14), (mutate_storage, 7),
 )  # fmt: skip
 BYTES: tuple[tuple[Mutation, int], ...] = (
     (mutate_manifest_bytes, 9), (mutate_storage_bytes, 4), (mutate_data, 4), (mutate_preamble, 5), (mutate_base, 4),
 )  # fmt: skip
 WEIGHTS = [weight for _, weight in (*DOCUMENTS, *BYTES)]
+
+
+def header_frame(rng: Random, draft: Draft) -> bytes:
+    """The documents as one frame, now and then with a byte of it changed; none where they are stored as they are."""
+    documents = draft.manifest_bytes + draft.storage_bytes
+    if not documents or rng.random() < 0.6:
+        return b""
+    frame = compressed(rng, documents)
+    if rng.random() < 0.15:
+        frame, draft.is_lax = edit_bytes(rng, frame), True
+    return frame if len(frame) < len(documents) or rng.random() < 0.05 else b""
 
 
 @dataclass(frozen=True)
@@ -521,7 +524,8 @@ def mutant(rng: Random, made: Made, others: list[Made]) -> Mutant:
     for k, (step, _) in enumerate(BYTES, len(DOCUMENTS)):
         if k in chosen:
             step(rng, draft)
-    pack = file_of(draft.manifest_bytes, draft.storage_bytes, draft.data, [Change(preamble=draft.preamble)])
+    change = Change(preamble=draft.preamble, header=header_frame(rng, draft))
+    pack = file_of(draft.manifest_bytes, draft.storage_bytes, draft.data, [change])
     names = "+".join(steps[k][0].__name__.removeprefix("mutate_") for k in sorted(chosen)) or "file"
     if count == 0:
         pack = damaged(rng, pack, others)

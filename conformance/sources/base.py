@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conformance.assemble import Entry, Tensor
 from conformance.assembler.draft import Change, Model
-from conformance.assembler.edits import put, write, xor
+from conformance.assembler.edits import put, xor
 from conformance.assembler.suite import Suite
 
 from .models import ALL_KINDS, dense, dense_add, lowrank, noise, q, raw, tensor
@@ -416,11 +416,11 @@ def parts(suite: Suite) -> None:
         )
         suite.reject(
             f"{op}-broken-header",
-            f"A padding byte after STORAGE is set: {op}",
+            f"The checksum of the header is wrong: {op}",
             f"{op}-{'changed' if op == 'decode' else 'rows-2-4'}",
-            Change(file=[write("storage-padding", b"\1")]),
-            "framing.padding",
-            "framing.padding reader.codes",
+            Change(preamble={"header-checksum": 1}),
+            "integrity.header",
+            "integrity.header reader.codes",
         )
         suite.reject(
             f"{op}-wrong-result",

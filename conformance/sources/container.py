@@ -1,12 +1,15 @@
-"""Preamble, sections, padding, order of checks."""
+"""Preamble, header, order of checks."""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
+from typing import Any
 
 from conformance.assemble import Entry
 from conformance.assembler.draft import Change, Model, assembled
-from conformance.assembler.edits import Wire, add, delete, drop, put, truncate, write, xor
+from conformance.assembler.edits import Wire, add, delete, drop, encoded, put, truncate, write, xor
+from conformance.assembler.frames import RAW, RLE, block, frame
 from conformance.assembler.suite import Suite
 
 from .models import ALL_KINDS, IDENTICAL, dense, raw
@@ -38,32 +41,19 @@ def accepted(suite: Suite) -> None:
             "container.layout framing.magic framing.truncated framing.trailing-bytes framing.preamble-crc "
             "framing.reserved unsupported.version manifest.components/none digest.checkpoint",
             op=op,
-            why="The smallest pack: DATA is empty and the padding after STORAGE is there all the same.",
+            why="The smallest pack: nothing follows the header.",
         )
         suite.accept(
             f"container-all-kinds-{op}",
             f"Every kind of entry, every encoding, raw and zstd segments: {op}",
             ALL_KINDS,
-            "container.layout container.order integrity.manifest integrity.storage framing.padding layout.contents "
+            "container.layout container.header container.order integrity.manifest integrity.storage layout.contents "
             "layout.segments storage.segments reader.levels reader.bits writer.valid error.code reader.codes "
             "apply.unchanged apply.removed apply.alias integrity.result integrity.result/checkpoint apply.verify "
             "manifest.type "
             "manifest.missing-key manifest.unknown-key manifest.value/format unsupported.encoding unsupported.codec "
             "wire.type wire.truncated wire.trailing manifest.name/alias",
             op=op,
-        )
-    for extra in range(5):  # lengths of MANIFEST around a multiple of 64
-        size = len(_manifest_of("")) % 64
-        text = "x" * ((62 + extra - size) % 64)
-        made = Model(IDENTICAL.base, metadata={"k": text})
-        rest = len(_manifest_of(text)) % 64
-        suite.accept(
-            f"container-manifest-mod-{rest}",
-            f"A MANIFEST whose length is {rest} modulo 64",
-            made,
-            "container.layout framing.padding",
-            op="inspect",
-            why="The padding after MANIFEST is 0 to 63 bytes; none where the length is a multiple of 64.",
         )
     suite.accept(
         "container-empty-base",
@@ -80,9 +70,154 @@ def accepted(suite: Suite) -> None:
     )
 
 
-def _manifest_of(text: str) -> bytes:
-    pack = assembled(Model(IDENTICAL.base, metadata={"k": text})).pack
-    return pack[128 : 128 + int.from_bytes(pack[16:24], "little")]
+BLOCK_MAXIMUM = 1 << 17  # RFC 8878, 3.1.1.2.4
+WORDY = Model(
+    {"a": raw("U8", [3], b"\1\2\3")},
+    [Entry("a", "other", "", [dense("U8", b"\4\5\6")], ("U8", [3]))],
+    metadata={"k": "x" * 2000},
+)
+
+
+def documents_of(model: Model) -> tuple[bytes, bytes]:
+    """MANIFEST and STORAGE of a pack."""
+    files = assembled(model)
+    return encoded(files.manifest), encoded(files.storage)
+
+
+def runs(data: bytes, byte: bytes = b"x") -> list[tuple[int, bytes, int]]:
+    """Zstd blocks (kind, data, size) of ``data``, the run of ``byte`` in it as RLE blocks."""
+    at = data.index(byte * 100)
+    end = next(k for k in range(at, len(data)) if data[k : k + 1] != byte)
+    middle = [(RLE, byte, min(BLOCK_MAXIMUM, end - k)) for k in range(at, end, BLOCK_MAXIMUM)]
+    return [(RAW, data[:at], at), *middle, (RAW, data[end:], len(data) - end)]
+
+
+def framed(data: bytes, content: int | None = -1, **more: Any) -> bytes:
+    """``data`` as one frame of runs; ``content`` is the size it says."""
+    pieces = runs(data)
+    blocks = b"".join(block(kind, each, size, k == len(pieces) - 1) for k, (kind, each, size) in enumerate(pieces))
+    return frame(blocks, len(data) if content == -1 else content, **more)
+
+
+def compressed(suite: Suite) -> None:
+    """A header that is one frame."""
+    manifest, storage = documents_of(WORDY)
+    data = manifest + storage
+    for op in ("inspect", "validate", "apply"):
+        suite.accept(
+            f"header-framed-{op}",
+            f"MANIFEST and STORAGE are one zstd frame: {op}",
+            WORDY,
+            "container.header container.layout integrity.header integrity.manifest integrity.storage codec.zstd "
+            "payload.frame/header",
+            "The pack_id is that of the same documents stored as they are.",
+            op=op,
+            change=Change(header=framed(data)),
+        )
+    for op in ("inspect", "apply"):
+        suite.accept(
+            f"header-as-it-is-{op}",
+            f"The same documents as they are: {op}",
+            WORDY,
+            "container.header framing.header-length codec.as-is",
+            op=op,
+        )
+    window = 3 << 3  # 8 KiB
+    suite.accept(
+        "header-framed-window",
+        "The frame of the header has a window of its own",
+        WORDY,
+        "container.header codec.zstd",
+        op="validate",
+        change=Change(header=framed(data, window=window, flag=1)),
+    )
+    of = "header-as-it-is-inspect"
+    frames = (
+        ("magic", "another magic", framed(data, magic=b"\x27\xb5\x2f\xfd"), "payload.frame/magic"),
+        ("no-size", "no content size", framed(data, None, window=window), "payload.frame/content-size"),
+        ("size-less", "a content size of a byte less", framed(data, len(data) - 1), "payload.frame/content-size"),
+        ("size-more", "a content size of a byte more", framed(data, len(data) + 1), "payload.frame/content-size"),
+        ("size-huge", "a content size of 2^40", framed(data, 1 << 40, flag=3), "payload.frame/content-size"),
+        ("checksum", "a checksum", framed(data, bits=4) + bytes(4), "payload.frame/checksum"),
+        ("dictionary", "a dictionary", framed(data, bits=1, extra=b"\1"), "payload.frame/dictionary"),
+        ("reserved", "the reserved bit", framed(data, bits=8), "payload.frame/reserved"),
+        ("window", "a window of 2^25", framed(data, window=15 << 3, flag=1), "payload.frame/window"),
+        ("second", "a second frame", framed(data) + frame(block(RAW, b""), 0), "payload.frame/trailing"),
+        ("behind", "a byte behind it", framed(data) + b"\0", "payload.frame/trailing"),
+        ("cut", "its last byte missing", framed(data)[:-1], "payload.frame"),
+        ("fewer", "a byte less than it says", framed(data[:-1], len(data)), "payload.frame"),
+        ("more", "a byte more than it says", framed(data + b"\0", len(data)), "payload.frame"),
+        ("none", "no frame but the first bytes of the documents", data[:300], "payload.frame/magic"),
+    )
+    for name, words, stored, requirement in frames:
+        suite.reject(
+            f"header-frame-{name}",
+            f"The frame of the header has {words}" if name != "none" else f"The header is {words}",
+            of,
+            Change(header=stored),
+            "payload.frame",
+            f"{requirement} payload.frame/header container.header",
+        )
+    suite.reject(
+        "header-frame-stale-checksum",
+        "The header's checksum is wrong, and its frame has another magic",
+        of,
+        Change(header=framed(data, magic=b"\x27\xb5\x2f\xfd"), preamble={"header-checksum": 1}),
+        "integrity.header",
+        "integrity.header safe.digest-first",
+        "The checksum comes before the frame is opened.",
+    )
+    changed = framed(data.replace(b"x" * 2000, b"x" * 1999 + b"y"))
+    suite.reject(
+        "header-frame-other-documents",
+        "The frame holds another MANIFEST than the one that the preamble has the digest of",
+        of,
+        Change(header=changed),
+        "integrity.manifest",
+        "integrity.manifest",
+    )
+    large = Model(WORDY.base, WORDY.entries, files={"vocab.txt": b"1"}, metadata={"k": "x" * 1000})
+    _bounds(suite, large)
+
+
+def _bounds(suite: Suite, model: Model) -> None:
+    """Documents of 2^20 bytes and of one more."""
+    for total, slug in ((1 << 20, "at"), ((1 << 20) + 1, "above")):
+        sizes = [len(each) for each in documents_of(_of_run(model, 1 << 19))]
+        found = _of_run(model, (1 << 19) + total - sum(sizes))
+        data = b"".join(documents_of(found))
+        assert len(data) == total
+        if slug == "at":
+            suite.accept(
+                "header-framed-2-20",
+                "Documents of 2^20 bytes in a frame",
+                found,
+                "container.header framing.header-length",
+                op="inspect",
+                change=Change(header=framed(data, flag=2)),
+                rss_mb=256,
+            )
+        else:
+            suite.accept(
+                "header-as-it-is-2-20-and-1",
+                "Documents of 2^20 + 1 bytes as they are",
+                found,
+                "container.header framing.header-length",
+                op="inspect",
+            )
+            suite.reject(
+                "header-frame-above-2-20",
+                "Documents of 2^20 + 1 bytes in a frame",
+                "header-as-it-is-2-20-and-1",
+                Change(header=framed(data, flag=2)),
+                "framing.header-length",
+                "framing.header-length",
+                "A small file cannot ask for the work of a large header.",
+            )
+
+
+def _of_run(model: Model, count: int) -> Model:
+    return replace(model, metadata={"k": "x" * count})
 
 
 def beginnings(suite: Suite) -> None:
@@ -167,7 +302,7 @@ def preambles(suite: Suite) -> None:
         "framing.preamble-crc",
         "Zero never means that there is no checksum.",
     )
-    for at in (8, 10, 12, 16, 24, 32, 40, 71, 72, 104, 123):
+    for at in (8, 10, 12, 16, 24, 32, 40, 47, 48, 79, 80, 111, 112, 123):
         suite.reject(
             f"crc-bit-at-{at}",
             f"One bit of preamble byte {at} flipped, the checksum as it was",
@@ -186,15 +321,12 @@ def preambles(suite: Suite) -> None:
             "unsupported.version",
             "unsupported.version version.refuse",
         )
-    for at, name in ((0, "reserved"), (3, "reserved"), (0, "reserved-2"), (19, "reserved-2")):
-        size = 4 if name == "reserved" else 20
-        value = bytes(k == at for k in range(size))
-        offset = (12 if name == "reserved" else 104) + at
+    for at in (0, 5, 11):
         suite.reject(
-            f"reserved-{offset}",
-            f"The reserved byte at offset {offset} is 1",
+            f"reserved-{112 + at}",
+            f"The reserved byte at offset {112 + at} is 1",
             of,
-            Change(preamble={name: value}),
+            Change(preamble={"reserved": bytes(k == at for k in range(12))}),
             "framing.reserved",
             "framing.reserved",
         )
@@ -215,11 +347,12 @@ def lengths(suite: Suite) -> None:
                 f"It is above {where} and refused before anything of that size is allocated.",
                 rss_mb=64,
             )
+        other = len(documents_of(IDENTICAL)[name == "manifest-length"])
         suite.reject(
             f"{name}-at-limit",
-            f"The {name.replace('-', ' ')} is its limit, the file is short",
+            f"The {name.replace('-', ' ')} is its limit, the header as long as it asks, the file short",
             of,
-            Change(preamble={name: limit}),
+            Change(preamble={name: limit, "header-length": limit + other}),
             "framing.truncated",
             "framing.truncated limit.exceeded/sections",
             rss_mb=64,
@@ -240,8 +373,35 @@ def lengths(suite: Suite) -> None:
         "The manifest length is 0",
         kinds,
         Change(preamble={"manifest-length": 0}),
+        "framing.header-length",
+        "framing.header-length container.order",
+    )
+    size = sum(map(len, documents_of(ALL_KINDS)))
+    for value, words in ((0, "0"), (size + 1, "a byte too large"), ((1 << 64) - 1, "2^64 - 1")):
+        suite.reject(
+            f"header-length-{words.replace('^', '-').replace(' - ', '-less-').replace(' ', '-')}",
+            f"The header length is {words}",
+            kinds,
+            Change(preamble={"header-length": value}),
+            "framing.header-length",
+            "framing.header-length reader.arithmetic",
+            rss_mb=64,
+        )
+    suite.reject(
+        "header-length-less",
+        "The header length is a byte too small",
+        kinds,
+        Change(preamble={"header-length": size - 1}),
         "framing.trailing-bytes",
         "framing.trailing-bytes container.order",
+    )
+    suite.reject(
+        "header-length-less-data-more",
+        "The header length is a byte too small, the data length a byte too large",
+        of,
+        Change(preamble={"header-length": sum(map(len, documents_of(IDENTICAL))) - 1, "data-length": 1}),
+        "integrity.header",
+        "integrity.header container.order",
     )
     suite.reject(
         "cut-last-byte",
@@ -252,10 +412,10 @@ def lengths(suite: Suite) -> None:
         "framing.truncated",
     )
     suite.reject(
-        "cut-padding",
-        "The padding after STORAGE is missing, DATA is empty",
+        "cut-header",
+        "The last byte of STORAGE is missing, DATA is empty",
         of,
-        Change(file=[truncate("storage-padding")]),
+        Change(file=[truncate(-1)]),
         "framing.truncated",
         "framing.truncated container.layout",
     )
@@ -308,21 +468,33 @@ def lengths(suite: Suite) -> None:
 
 def digests(suite: Suite) -> None:
     of = "container-all-kinds-validate"
-    for document in ("manifest", "storage"):
+    manifest, storage = documents_of(ALL_KINDS)
+    for document, at in (("manifest", 0), ("storage", len(manifest))):
         code = f"integrity.{document}"
         suite.reject(
             f"{document}-bit",
             f"One bit of {document.upper()} flipped",
             of,
             Change(file=[xor(f"{document}+5", "01")]),
+            "integrity.header",
+            "integrity.header safe.digest-first",
+        )
+        whole = bytearray(manifest + storage)
+        whole[at + 5] ^= 1
+        suite.reject(
+            f"{document}-bit-checksum-repaired",
+            f"One bit of {document.upper()} flipped, the checksum of the header repaired",
+            of,
+            Change(header=bytes(whole)),
             code,
             f"{code} safe.digest-first",
         )
+        whole[at : at + 6] = b"\xc1" + (manifest + storage)[at + 1 : at + 6]
         suite.reject(
             f"{document}-first-byte",
-            f"The first byte of {document.upper()} is C1",
+            f"The first byte of {document.upper()} is C1, the checksum of the header repaired",
             of,
-            Change(file=[write(document, b"\xc1")]),
+            Change(header=bytes(whole)),
             code,
             f"{code} safe.digest-first container.order",
             "The digest comes before msgpack.",
@@ -337,30 +509,22 @@ def digests(suite: Suite) -> None:
                 code,
                 "No value of a digest means that there is none.",
             )
-        suite.reject(
-            f"{document}-padding-set",
-            f"The byte after {document.upper()} is 1",
-            of,
-            Change(file=[write(f"{document}-padding", b"\1")]),
-            "framing.padding",
-            "framing.padding",
-        )
-        last = "storage+-1" if document == "manifest" else "data+-1"
-        suite.reject(
-            f"{document}-padding-last",
-            f"The last padding byte after {document.upper()} is 80",
-            of,
-            Change(file=[write(last, b"\x80")]),
-            "framing.padding",
-            "framing.padding",
-        )
+    suite.reject(
+        "header-checksum-zero",
+        "The checksum of the header is 0",
+        of,
+        Change(preamble={"header-checksum": 0}),
+        "integrity.header",
+        "integrity.header",
+        "Zero never means that there is no checksum.",
+    )
     suite.reject(
         "sector-of-zeros",
         "512 bytes of MANIFEST are zero",
         of,
         Change(file=[write(512, bytes(512))]),
-        "integrity.manifest",
-        "integrity.manifest",
+        "integrity.header",
+        "integrity.header",
         "A torn write.",
     )
 
@@ -373,43 +537,49 @@ def order(suite: Suite) -> None:
         ("3-4", {"preamble": {"major": 9, "checksum": 1}}, "framing.preamble-crc", "checksum and version"),
         (
             "4-5",
-            {"preamble": {"major": 9, "reserved": b"\1\0\0\0"}},
+            {"preamble": {"major": 9, "reserved": b"\1" + bytes(11)}},
             "unsupported.version",
             "version and a reserved byte",
         ),
         (
             "5-6",
-            {"preamble": {"reserved": b"\1\0\0\0", "manifest-length": 1 << 40}},
+            {"preamble": {"reserved": b"\1" + bytes(11), "manifest-length": 1 << 40}},
             "framing.reserved",
             "a reserved byte and the limit on M",
         ),
         (
-            "6-7",
-            {"preamble": {"manifest-length": 1 << 40}, "file": [truncate(300)]},
+            "6-6",
+            {"preamble": {"manifest-length": 1 << 40, "header-length": 0}},
             "limit.exceeded",
-            "the limit on M and the size of the file",
+            "the limit on M and a header length of 0",
+        ),
+        (
+            "6-7",
+            {"preamble": {"header-length": 0}, "file": [truncate(300)]},
+            "framing.header-length",
+            "a header length of 0 and the size of the file",
         ),
         (
             "7-8",
             {"file": [xor("manifest", "01"), add("end", b"\0")]},
             "framing.trailing-bytes",
-            "a trailing byte and the digest of MANIFEST",
-        ),
-        (
-            "8-8",
-            {"file": [xor("manifest", "01"), write("manifest-padding", b"\1")]},
-            "integrity.manifest",
-            "the digest of MANIFEST and the padding after it",
+            "a trailing byte and the checksum of the header",
         ),
         (
             "8-9",
-            {"file": [write("manifest-padding", b"\1"), xor("storage", "01")]},
-            "framing.padding",
-            "the padding after MANIFEST and the digest of STORAGE",
+            {"preamble": {"header-checksum": 1, "manifest-digest": bytes(32)}},
+            "integrity.header",
+            "the checksum of the header and the digest of MANIFEST",
+        ),
+        (
+            "9-9",
+            {"preamble": {"storage-digest": bytes(32), "manifest-digest": bytes(32)}},
+            "integrity.manifest",
+            "the digests of both documents",
         ),
         (
             "9-10",
-            {"manifest": [put("metadata", bad)], "file": [xor("storage", "01")]},
+            {"manifest": [put("metadata", bad)], "preamble": {"storage-digest": bytes(32)}},
             "integrity.storage",
             "the digest of STORAGE and the msgpack of MANIFEST",
         ),
@@ -480,6 +650,7 @@ def order(suite: Suite) -> None:
 
 def cases(suite: Suite) -> None:
     accepted(suite)
+    compressed(suite)
     beginnings(suite)
     preambles(suite)
     lengths(suite)

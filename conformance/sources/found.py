@@ -5,7 +5,7 @@ from __future__ import annotations
 from conformance import assemble as oracle
 from conformance.assemble import Tensor, bits_of
 from conformance.assembler.draft import Change, Model
-from conformance.assembler.edits import Wire, put, write
+from conformance.assembler.edits import Wire, put, write, xor
 from conformance.assembler.suite import Suite
 
 from .base import MODEL, sha
@@ -65,13 +65,13 @@ def order(suite: Suite) -> None:
     """Several faults at once: the earlier stage, and within stage 13 the earlier step."""
     other = raw("I16", [3], b"\1\0\2\0\3\0")
     suite.reject(
-        "found-base-before-padding",
-        "Another base, and a padding byte between segments that is set",
+        "found-base-before-content",
+        "Another base, and a content that is not the one of its digest",
         KINDS.format("apply"),
-        Change(base={"e.ids": other}, data=[write(40, b"\1")]),
+        Change(base={"e.ids": other}, stale={0: [xor(0, "01")]}),
         "base.content",
-        "container.order framing.padding/segments",
-        "The padding before a segment belongs to stage 14.",
+        "container.order integrity.content",
+        "Contents belong to stage 14.",
     )
     both = Change(manifest=[put("tensors/0/alias", "a"), put("result/digest", bytes(32))])
     suite.reject(

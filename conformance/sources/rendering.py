@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from conformance.assemble import Entry
 from conformance.assembler.draft import Change, Model
-from conformance.assembler.edits import put, write, xor
+from conformance.assembler.edits import put, xor
 from conformance.assembler.suite import Suite
 
 from .models import dense, raw
@@ -91,15 +91,6 @@ def renderings(suite: Suite) -> None:
         "An inspecting reader decodes nothing.",
     )
 
-    suite.variant(
-        "render-segment-padding",
-        "A padding byte within DATA is set: inspect reads no DATA",
-        INSPECT,
-        Change(data=[write(8, b"\1")]),
-        "reader.levels framing.padding/segments",
-        "An inspecting reader reads nothing of DATA.",
-    )
-
 
 def doors(suite: Suite) -> None:
     """Faults that every operation must find."""
@@ -116,7 +107,7 @@ def doors(suite: Suite) -> None:
         (
             "reserved",
             "a reserved byte",
-            Change(preamble={"reserved": b"\0\0\1\0"}),
+            Change(preamble={"reserved": b"\0\0\1" + bytes(9)}),
             "framing.reserved",
             "framing.reserved",
         ),
@@ -136,24 +127,24 @@ def doors(suite: Suite) -> None:
         ),
         (
             "manifest",
-            "a bit of MANIFEST",
-            Change(file=[xor("manifest+9", "01")]),
+            "another digest of MANIFEST",
+            Change(preamble={"manifest-digest": bytes(32)}),
             "integrity.manifest",
             "integrity.manifest",
         ),
         (
             "storage",
-            "a bit of STORAGE",
-            Change(file=[xor("storage+9", "01")]),
+            "another digest of STORAGE",
+            Change(preamble={"storage-digest": bytes(32)}),
             "integrity.storage",
             "integrity.storage",
         ),
         (
-            "padding",
-            "a padding byte",
-            Change(file=[write("manifest-padding", b"\1")]),
-            "framing.padding",
-            "framing.padding",
+            "header",
+            "a bit of the header",
+            Change(file=[xor("manifest+9", "01")]),
+            "integrity.header",
+            "integrity.header",
         ),
         (
             "wire",

@@ -61,21 +61,21 @@ def accepted(suite: Suite) -> None:
         "storage-empty-tensor",
         "A tensor without elements between two others",
         Model({}, [first, empty, last]),
-        "layout.contents layout.segments manifest.components/empty-tensor framing.padding/segments",
+        "layout.contents layout.segments manifest.components/empty-tensor",
     )
     nothing = Entry("m", "other", "", [sparse("gap8", [], "U8", b"")], ("U8", [3]))
     suite.accept(
         "storage-empty-segment",
         "A segment without chunks between two others",
         Model({}, [first, nothing, last]),
-        "layout.segments storage.chunk-table framing.padding/segments sparse.replace",
-        "A content of 0 bytes has no chunk; its segment starts at a multiple of 64 all the same.",
+        "layout.segments storage.chunk-table sparse.replace",
+        "A content of 0 bytes has no chunk.",
     )
     suite.accept(
         "storage-64-each",
-        "Segments of 64 bytes: nothing is padded",
+        "Segments of 64 bytes",
         Model({}, [Entry(n, "other", "", [dense("U8", bytes(noise(64, 3)))], ("U8", [64])) for n in "abc"]),
-        "layout.segments framing.padding/segments storage.data-length",
+        "layout.segments storage.data-length",
     )
     suite.accept(
         "storage-contents-order",
@@ -327,31 +327,14 @@ def lengths(suite: Suite) -> None:
         "storage.data-length",
         op="validate",
     )
-    for at, words in ((8, "first"), (63, "last")):
-        suite.reject(
-            f"segment-padding-{words}",
-            f"The {words} padding byte after a segment is 1",
-            OF,
-            Change(data=[write(at, b"\1")]),
-            "framing.padding",
-            "framing.padding/segments",
-            "No byte can hide.",
-        )
     suite.reject(
-        "segment-padding-apply",
-        "The last padding byte after a segment is 1: apply",
-        "container-all-kinds-apply",
-        Change(data=[write(63, b"\1")]),
-        "framing.padding",
-        "framing.padding/segments safe.no-result",
-    )
-    suite.reject(
-        "storage-segment-unaligned",
-        "The second segment follows the first without padding",
+        "storage-segment-aligned",
+        "The second segment begins at a multiple of 64, zeros before it",
         "storage-contents-order",
-        Change(data=[{"at": 5, "delete": 59}]),
+        Change(data=[{"at": 5, "insert": bytes(59)}]),
         "storage.data-length",
         "layout.segments storage.data-length",
+        "There is no padding: no byte can hide.",
         op="validate",
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -36,12 +36,9 @@ from skillpack_format.reader import change_of
 from skillpack_format.recipes import LOSSLESS, Lossless, Planned, Recipe, Treatment
 from skillpack_format.records import from_record, record_key, to_record
 from skillpack_format.sensitivity import is_table_of_tokens
-from skillpack_format.storage import align
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
-from skillpack_format.surveying import SEGMENT_BYTES, choose
-from skillpack_format.writer import CODEC, PackWriter
-
-FRAME_BYTES: Final = 320  # of a pack beside MANIFEST's and STORAGE's items: preamble, STORAGE's map, alignment
+from skillpack_format.surveying import choose
+from skillpack_format.writer import CODEC, PackWriter, pack_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +158,12 @@ def convert(
                 writer.add(each.content(options.codec, work.chunk_bytes))
             before.require_unchanged()
             after.require_unchanged()
-            pack_bytes = writer.seal(manifest)
+            nbytes = writer.seal(manifest)
         return ConversionReport(
             pack=pack,
             pack_id=manifest.pack_id,
             recipe=options.recipe.name,
-            pack_bytes=pack_bytes,
+            pack_bytes=nbytes,
             base_bytes=sum(spec.nbytes for spec in before.specs.values()),
             tuned_bytes=sum(spec.nbytes for spec in after.specs.values()),
             base_tensors=len(old),
@@ -289,17 +286,22 @@ def _opened(base: Path, tuned: Path, options: Options, progress: Progress) -> It
 def _tensors(
     work: _Work, files: Sequence[CarriedFile], code: Callable[[str, Treatment], Coded], progress: Progress
 ) -> Tensors:
-    """What gets components, for a plan, and what the rest of the pack takes."""
+    """What gets components, for a plan."""
     rest = [work.code(name, Lossless()) for name in work.names if name not in set(work.coded)]
-    frame = manifest_of(work.old, (each.entry for each in rest), files, work.options.metadata).to_bytes()
-    contents = [each.content(work.options.codec, work.chunk_bytes) for each in files]
-    table = sum(SEGMENT_BYTES + len(each.table) + align(each.nbytes) for each in contents)
+    carried = [each.content(work.options.codec, work.chunk_bytes) for each in files]
+
+    def nbytes(coded: Sequence[Coded]) -> int:
+        whole = _resolve_aliases(sorted([*rest, *coded], key=lambda each: each.entry.name))
+        manifest = manifest_of(work.old, (each.entry for each in whole), files, work.options.metadata)
+        contents = [content for each in whole for content in each.contents]
+        return pack_bytes(manifest, [*contents, *carried], work.chunk_bytes)
+
     return Tensors(
         names=work.coded,
         job=work.job,
         code=code,
         sizes={name: work.after.specs[name].nbytes for name in work.coded},
-        fixed=FRAME_BYTES + len(frame) + table,
+        pack_bytes=nbytes,
         weights=work.options.weights,
         threads=work.options.threads,
         progress=progress,

@@ -2,8 +2,7 @@
 
 At a known price every tensor can choose for itself once the size of all changes is known. A budget or a bound needs a
 look at all options of all tensors first, and the price follows from them; what it chooses is then coded, and chosen
-anew while the facts are not those that were expected. Nothing but figures is kept in between, so memory does not grow
-with the number of tensors.
+anew while the facts are not those that were expected. Figures and entries are kept in between, and no chunk.
 """
 
 from __future__ import annotations
@@ -95,14 +94,15 @@ class Tensors:
     """The tensors that get components, and what can be done with them.
 
     ``job``: one with its bytes. ``code``: the same, coded to the end, or found where that is kept. ``sizes``: their
-    bytes in tuned. ``fixed``: bytes of the pack without them. ``weights``: measured sensitivities, by name.
+    bytes in tuned. ``pack_bytes``: of the whole file, when they are so coded. ``weights``: measured sensitivities, by
+    name.
     """
 
     names: Sequence[str]
     job: Callable[[str], Job]
     code: Callable[[str, Coding], Coded]
     sizes: Mapping[str, int]
-    fixed: int
+    pack_bytes: Callable[[Sequence[Coded]], int]
     weights: Mapping[str, float]
     threads: int
     progress: Progress
@@ -110,9 +110,6 @@ class Tensors:
     @property
     def nbytes(self) -> int:
         return sum(self.sizes.values())
-
-    def total(self, chosen: Mapping[str, Option]) -> int:
-        return self.fixed + sum(option.nbytes for option in chosen.values())
 
     def each(self, what: str, work: Callable[[str], Done], names: Sequence[str]) -> Iterator[tuple[str, Done]]:
         """``work`` on each of ``names``, in their order, with progress."""
@@ -133,15 +130,16 @@ def plan_at_price(tensors: Tensors, goal: Quality) -> Plan:
     surveys = _figures(tensors)
     treatments = _at_price(tensors, surveys, goal)
 
-    def choice(name: str) -> Choice:
+    def choice(name: str) -> tuple[Choice, Coded]:
         job = tensors.job(name)
         found = choose(replace(job, treatment=treatments.get(name, job.treatment)))
-        return Choice(name, found.option, reason(found.options, found.option, goal))
+        return Choice(name, found.option, reason(found.options, found.option, goal)), _without_chunks(found.coded)
 
-    choices = [found for _, found in tensors.each("coding", choice, tensors.names)]
+    made = [found for _, found in tensors.each("coding", choice, tensors.names)]
+    choices, coded = [each for each, _ in made], [each for _, each in made]
     energy = sum(each.energy for each in surveys) or 1.0
     error = sum(each.energy * choice.option.noise for each, choice in zip(surveys, choices, strict=True)) / energy
-    return Plan(tuple(choices), goal.price, tensors.total({each.name: each.option for each in choices}), error)
+    return Plan(tuple(choices), goal.price, tensors.pack_bytes(coded), error)
 
 
 def _figures(tensors: Tensors) -> list[Survey]:
@@ -176,20 +174,37 @@ def make_plan(tensors: Tensors, goal: Budget | MaxError | Energy) -> Plan:
 
 def _settle(tensors: Tensors, surveys: dict[str, Survey], goal: Budget | MaxError | Energy) -> Plan:
     """Choose, try what was chosen, and choose again by what came out, until all that is chosen has been tried."""
+    tried: dict[tuple[str, Coding], Coded] = {}
+    rest = tensors.pack_bytes(())  # what compressing the header saves is seen at the end of a round
+
+    def total(chosen: Mapping[str, Option]) -> int:
+        return rest + sum(option.nbytes for option in chosen.values())
+
+    best: Plan | None = None
     for _ in range(ROUNDS):
-        chosen = plan(list(surveys.values()), goal, tensors.nbytes, tensors.total)
+        chosen = plan(list(surveys.values()), goal, tensors.nbytes, total)
         expected = {each.name: each.option for each in chosen.choices if not each.option.is_measured}
-        for name, fact in tensors.each("trying", partial(_measure, tensors, expected), list(expected)):
-            surveys[name] = corrected(surveys[name], expected[name], fact)
+        for name, done in tensors.each("trying", partial(_code, tensors, expected), list(expected)):
+            option = expected[name]
+            tried[name, option.coding] = done
+            surveys[name] = corrected(surveys[name], option, measured(option.coding, done, option.lost))
         if expected:
             continue
-        step = next_step(chosen, list(surveys.values()), goal, tensors.nbytes) if isinstance(goal, Budget) else None
-        if step is None:
+        nbytes = tensors.pack_bytes([tried[each.name, each.option.coding] for each in chosen.choices])
+        rest += nbytes - chosen.nbytes
+        chosen = replace(chosen, nbytes=nbytes)
+        if not isinstance(goal, Budget):
             return chosen
+        if nbytes > goal.nbytes:
+            continue
+        best = chosen if best is None or nbytes > best.nbytes else best
+        step = next_step(chosen, list(surveys.values()), goal, tensors.nbytes)
+        if step is None:
+            return best
         name, present, finer = step
         more = between(tensors.job(name), present, finer)
         surveys[name] = replace(surveys[name], options=(*surveys[name].options, *more))
-    return plan(_facts(surveys.values(), goal), goal, tensors.nbytes, tensors.total)
+    return best or plan(_facts(surveys.values(), goal), goal, tensors.nbytes, total)
 
 
 def _facts(surveys: Iterable[Survey], goal: SettledGoal) -> list[Survey]:
@@ -201,6 +216,9 @@ def _facts(surveys: Iterable[Survey], goal: SettledGoal) -> list[Survey]:
     return [replace(each, options=tuple(filter(is_certain, each.options))) for each in surveys]
 
 
-def _measure(tensors: Tensors, expected: Mapping[str, Option], name: str) -> Option:
-    option = expected[name]
-    return measured(option.coding, tensors.code(name, option.coding), option.lost)
+def _code(tensors: Tensors, expected: Mapping[str, Option], name: str) -> Coded:
+    return _without_chunks(tensors.code(name, expected[name].coding))
+
+
+def _without_chunks(coded: Coded) -> Coded:
+    return replace(coded, contents=tuple(replace(each, chunks=()) for each in coded.contents))

@@ -10,12 +10,16 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import msgpack
 import zstandard
 from builders import Parts, contents_of, dismantle, packed, put_together, records
+
+from skillpack_format.catalog import CODECS
+from skillpack_format.errors import SkillPackError
 
 Mutator = Callable[[bytes, Random], bytes]
 
@@ -223,7 +227,7 @@ def mutate_preamble(data: bytes, random: Random) -> bytes:
     if len(blob) < 128:
         return bytes(blob)
     if random.random() < 0.7:
-        at = pick(random, (0, 4, 8, 10, 12, 16, 24, 32, 40, 72, 104, 120))
+        at = pick(random, (0, 4, 8, 10, 12, 16, 24, 32, 40, 48, 80, 112, 120))
         width = pick(random, (1, 2, 4, 8))
         blob[at : at + width] = (pick(random, INTEGERS) & ((1 << 8 * width) - 1)).to_bytes(width, "little")
     else:
@@ -236,13 +240,16 @@ def mutate_preamble(data: bytes, random: Random) -> bytes:
 
 
 def repair_digests(blob: bytearray) -> None:
-    """The digests of both documents, as far as the lengths in the preamble lie within the file."""
-    manifest_bytes, storage_bytes = struct.unpack_from("<QQ", blob, 16)
-    storage_at = 128 + -(-manifest_bytes // 64) * 64
-    blob[40:72] = hashlib.sha256(blob[128 : 128 + min(manifest_bytes, len(blob))]).digest()
-    if storage_at <= len(blob):
-        end = min(storage_at + storage_bytes, len(blob))
-        blob[72:104] = hashlib.sha256(blob[storage_at:end]).digest()
+    """Checksum and digests of the header, as far as the lengths in the preamble lie within the file."""
+    manifest_bytes, storage_bytes, header_bytes = struct.unpack_from("<QQQ", blob, 16)
+    header = bytes(blob[128 : 128 + min(header_bytes, len(blob))])
+    blob[12:16] = zlib.crc32(header).to_bytes(4, "little")
+    if header_bytes < manifest_bytes + storage_bytes <= MAX_INPUT:
+        with suppress(SkillPackError):
+            header = bytes(CODECS["zstd"].decompress(header, manifest_bytes + storage_bytes, ""))
+    end = min(manifest_bytes, len(header))
+    blob[48:80] = hashlib.sha256(header[:end]).digest()
+    blob[80:112] = hashlib.sha256(header[end : end + min(storage_bytes, len(header))]).digest()
 
 
 def _with_other_frame(parts: Parts, random: Random) -> bytes:
@@ -250,15 +257,19 @@ def _with_other_frame(parts: Parts, random: Random) -> bytes:
     integer = pick(random, INTEGERS)
     name = pick(
         random,
-        ("major", "minor", "manifest_length", "storage_length", "data_length", "manifest_digest", "storage_digest",
-         "manifest_padding", "storage_padding", "crc32", "reserved", "reserved_end", "tail"),
+        ("major", "minor", "manifest_length", "storage_length", "header_length", "data_length", "manifest_digest",
+         "storage_digest", "header", "header_crc32", "crc32", "reserved", "tail"),
     )  # fmt: skip
-    narrow = {"major": 16, "minor": 16, "crc32": 32}
+    narrow = {"major": 16, "minor": 16, "header_crc32": 32, "crc32": 32}
     if name in narrow:
         return put_together(parts, **{name: integer & ((1 << narrow[name]) - 1)})
     if name.endswith("_length"):
         return put_together(parts, **{name: integer})
-    sizes = {"manifest_digest": 32, "storage_digest": 32, "reserved": 4, "reserved_end": 20}
+    if name == "header":  # a frame, sometimes with something wrong in it
+        documents = packed(parts.manifest) + packed(parts.storage)
+        frame = CODECS["zstd"].compress(documents, thorough=False)
+        return put_together(parts, header=mutate_bytes(frame, random) if random.random() < 0.5 else frame)
+    sizes = {"manifest_digest": 32, "storage_digest": 32, "reserved": 12}
     return put_together(parts, **{name: random.randbytes(sizes.get(name, 1 + below(random, 64)))})
 
 
@@ -267,7 +278,7 @@ def _change_content(parts: Parts, random: Random) -> None:
     index = below(random, len(parts.storage["segments"]))
     begin, end, lengths = 0, 0, []
     for k, segment in enumerate(parts.storage["segments"]):
-        begin = -(-end // 64) * 64
+        begin = end
         lengths = [stored for stored, _ in records(segment)]
         end = begin + sum(lengths)
         if k == index:

@@ -125,11 +125,6 @@ def with_gap(nbytes: int) -> Harm:
     return harm
 
 
-def dirty_padding(parts: Parts) -> None:
-    at = len(chunks_of(parts, 0)[0]) * 2  # two planes, then padding
-    parts.data = parts.data[:at] + b"\x01" + parts.data[at + 1 :]
-
-
 def add_segment(parts: Parts) -> None:
     parts.storage["segments"].append({"chunks": b"", "codec": "raw"})
 
@@ -328,12 +323,6 @@ def test_odd_names_of_visible_ascii_are_only_names(full: Path, name: str) -> Non
     path.write_bytes(put_together(parts))
     with Pack(path) as pack:
         assert name in pack.entries
-
-
-def test_padding_between_segments_must_be_zero(full: Path) -> None:
-    path = harmed(full, dirty_padding)
-    refused("framing.padding", read_everything, path)
-    assert [each.code for each in validate(path).problems] == ["framing.padding"]
 
 
 def test_swapped_chunks_are_refused(full: Path) -> None:

@@ -28,13 +28,13 @@ THIRD_PARTY = {
 ORDER = """
 lazy_numpy closing problems errors limits
 dtypes names side_files fields wire digest bits codes arithmetic native groups
-linalg slicing sources locks output_files output_paths durable journal progress storage container
-signatures
+linalg slicing sources locks output_files output_paths durable journal progress storage
 manifest
 encodings._base codecs._base
 encodings.* codecs.* stores.header stores.zip_records stores.tensor_pickles
 stores.heads stores.safetensors_files stores.shards stores.torch_archives
-catalog
+catalog container
+signatures
 contents classes recipes sensitivity calibration planning listing
 making
 encoders

@@ -66,7 +66,7 @@ def test_knows_its_size_and_identity(pack: Pack, path: Path) -> None:
     blob = path.read_bytes()
     assert pack.nbytes == len(blob)
     assert pack.header_bytes == len(blob) - len(take_apart(path).data)
-    assert pack.pack_id == blob[40:72].hex() == pack.manifest.pack_id
+    assert pack.pack_id == blob[48:80].hex() == pack.manifest.pack_id
 
 
 def test_hands_out_a_copy_of_the_metadata(pack: Pack) -> None:

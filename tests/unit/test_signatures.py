@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from builders import mixed_plan, plan_of, refused, tiny_plan, write_base, write_pack
+from builders import (
+    Parts,
+    mixed_plan,
+    plan_of,
+    put_together,
+    refused,
+    tiny_plan,
+    write_base,
+    write_pack,
+)
 
 from skillpack_format import ApplyOptions, apply, prove, sign, verify
 from skillpack_format.limits import Limits
@@ -350,28 +359,8 @@ def test_apply_takes_a_signed_pack_and_refuses_others_before_the_base_is_looked_
 
 def test_of_an_unsigned_pack_no_document_is_read(tmp_path, keys):
     """A MANIFEST that is no msgpack at all is refused for its signature, not for what it is."""
-    import hashlib
-    import struct
-    import zlib
-
-    manifest, storage = b"\xc1" * 5, b"\xc1"
-    head = struct.pack(
-        "<8sHHIQQQ32s32s20s",
-        b"\x89SKP\r\n\x1a\n",
-        1,
-        0,
-        0,
-        5,
-        1,
-        0,
-        hashlib.sha256(manifest).digest(),
-        hashlib.sha256(storage).digest(),
-        bytes(20),
-    )
     hostile = tmp_path / "h.skp"
-    hostile.write_bytes(
-        head + zlib.crc32(head).to_bytes(4, "little") + manifest.ljust(64, b"\0") + storage.ljust(64, b"\0")
-    )
+    hostile.write_bytes(put_together(Parts(b"\xc1" * 5, b"\xc1", b"")))
     asked = ApplyOptions(signed_by=keys.public)
     refused("signature.missing", prove, tmp_path / "none", [hostile], asked)
     good = write_pack(tmp_path / "a.skp", mixed_plan())

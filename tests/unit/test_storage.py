@@ -14,7 +14,6 @@ from skillpack_format.storage import (
     Extent,
     Segment,
     Storage,
-    align,
     chunk_count,
     chunk_record,
     chunk_sizes,
@@ -85,25 +84,18 @@ def test_a_record_is_two_little_endian_words() -> None:
     assert chunk_record(0x01020304, 0xA0B0C0D0).hex() == "04030201" + "d0c0b0a0"
 
 
-@pytest.mark.parametrize(
-    ("offset", "expected"), [(0, 0), (1, 64), (64, 64), (65, 128), ((1 << 64) + 1, (1 << 64) + 64)]
-)
-def test_aligns_to_64(offset: int, expected: int) -> None:
-    assert align(offset) == expected
-
-
-def test_segments_follow_each_other_on_multiples_of_64() -> None:
+def test_segments_follow_each_other_without_a_gap() -> None:
     storage = Storage(
         4096, (Segment("raw", table((5, 1), (5, 2))), Segment("zstd", b""), Segment("zstd", table((3, 3))))
     )
-    extents = lay_out(storage, [[5, 5], [0], [9]], 67)
+    extents = lay_out(storage, [[5, 5], [0], [9]], 13)
     assert extents == (
         Extent(0, 10, "raw", (5, 1, 5, 2), (5, 5)),
-        Extent(64, 0, "zstd", (), ()),
-        Extent(64, 3, "zstd", (3, 3), (9,)),
+        Extent(10, 0, "zstd", (), ()),
+        Extent(10, 3, "zstd", (3, 3), (9,)),
     )
     assert list(extents[0].chunks) == [Chunk(5, 1, 5), Chunk(5, 2, 5)]
-    assert [each.end for each in extents] == [10, 64, 67]
+    assert [each.end for each in extents] == [10, 10, 13]
 
 
 def test_no_segment_takes_no_byte() -> None:
@@ -111,10 +103,11 @@ def test_no_segment_takes_no_byte() -> None:
     refused("storage.data-length", lay_out, Storage(4096, ()), [], 1)
 
 
-def test_the_padding_before_an_empty_last_segment_counts() -> None:
+def test_data_longer_or_shorter_than_its_segments_is_refused() -> None:
     storage = Storage(4096, (Segment("raw", table((5, 1))), Segment("raw", b"")))
-    assert lay_out(storage, [[5], [0]], 64)[1] == Extent(64, 0, "raw", (), ())
-    refused("storage.data-length", lay_out, storage, [[5], [0]], 5)
+    assert lay_out(storage, [[5], [0]], 5)[1] == Extent(5, 0, "raw", (), ())
+    for wrong in (4, 6, 64):
+        refused("storage.data-length", lay_out, storage, [[5], [0]], wrong)
 
 
 @pytest.mark.parametrize("segments", [0, 2])

@@ -1,14 +1,14 @@
-// container.md: preamble, sections, stages 1 to 9.
+// container.md: preamble and header, stages 1 to 9.
 import { crc32 } from './crc32.mjs';
 import { refuse } from './errors.mjs';
-import { within } from './limits.mjs';
+import { allocate, within } from './limits.mjs';
 import { hex, sha256hex } from './sha256.mjs';
+import { decodeFrame } from './zstd.mjs';
 
 const MAGIC = [0x89, 0x53, 0x4b, 0x50, 0x0d, 0x0a, 0x1a, 0x0a];
 const MAJOR = 1;
 const MINOR = 0;                       // the highest minor version this reader knows
-
-export const align64 = (x) => (typeof x === 'bigint' ? (x + 63n) / 64n * 64n : Math.ceil(x / 64) * 64);
+const FRAMED = 1n << 20n;              // decoded bytes of a header that may be a frame
 
 const LOOKS = [
   ['a pack damaged by text-mode transfer', [0x89, 0x53, 0x4b, 0x50]], ['a pack with bit 7 cleared', [0x09, 0x53, 0x4b, 0x50]],
@@ -33,10 +33,9 @@ function zeros(file, from, to, code, where) {
 export function headLength(preamble, size, limits) {
   if (preamble.length < 128) return preamble.length;
   const view = new DataView(preamble.buffer, preamble.byteOffset, 128);
-  const M = view.getBigUint64(16, true);
-  const S = view.getBigUint64(24, true);
-  if (M > limits.manifest_bytes || S > limits.storage_bytes) return 128;
-  return Math.min(Number(align64(align64(128n + M) + S)), size);
+  const [M, S, H] = [16, 24, 32].map((at) => view.getBigUint64(at, true));
+  if (M > limits.manifest_bytes || S > limits.storage_bytes || H > M + S) return 128;
+  return Math.min(Number(128n + H), size);
 }
 
 /** Stages 1 to 9. `file` may be only what stands before DATA; `size` is then the size of the whole. */
@@ -54,33 +53,35 @@ export function readContainer(file, limits, size = file.length) {
   if (major !== MAJOR || minor > MINOR) {                                                       // [unsupported.version]
     refuse('unsupported.version', `the pack needs ${major}.${minor}, this reader knows ${MAJOR}.${MINOR}`, 'preamble');
   }
-  zeros(file, 12, 16, 'framing.reserved', 'preamble');                                          // [framing.reserved]
-  zeros(file, 104, 124, 'framing.reserved', 'preamble');
+  zeros(file, 112, 124, 'framing.reserved', 'preamble');                                        // [framing.reserved]
 
-  const M = view.getBigUint64(16, true);
-  const S = view.getBigUint64(24, true);
-  const D = view.getBigUint64(32, true);
+  const [M, S, H, D] = [16, 24, 32, 40].map((at) => view.getBigUint64(at, true));
   within(limits, 'manifest_bytes', M, 'preamble');                                              // [limit.exceeded/sections]
   within(limits, 'storage_bytes', S, 'preamble');
 
-  const storageStart = align64(128n + M);                                                       // [container.layout]
-  const dataStart = align64(storageStart + S);
+  if (H === 0n || H > M + S || (M + S > FRAMED && H !== M + S)) {                               // [framing.header-length]
+    refuse('framing.header-length', `${M + S} bytes of documents cannot be stored in ${H}`, 'preamble');
+  }
+
+  const dataStart = 128n + H;                                                                   // [container.layout]
   const total = dataStart + D;
   if (size < total) refuse('framing.truncated', `${size} bytes of ${total}`);                   // [framing.truncated]
   if (size > total) refuse('framing.trailing-bytes', `${size} bytes, ${total} expected`);       // [framing.trailing-bytes]
 
-  const manifestEnd = 128 + Number(M);
-  const manifest = file.subarray(128, manifestEnd);
-  const packId = hex(file.subarray(40, 72));
+  const stored = file.subarray(128, Number(dataStart));
+  if (crc32(stored) !== view.getUint32(12, true)) refuse('integrity.header', 'wrong CRC-32', 'header'); // [integrity.header]
+  let header = stored;                                                                          // [container.header]
+  if (H < M + S) {
+    header = allocate(limits, Number(M + S), 'header');
+    decodeFrame(stored, header);                                                                // [payload.frame/header]
+  }
+  const manifest = header.subarray(0, Number(M));
+  const storage = header.subarray(Number(M));
+  const packId = hex(file.subarray(48, 80));
   if (sha256hex(manifest) !== packId) refuse('integrity.manifest', 'wrong digest', 'MANIFEST'); // [integrity.manifest]
-  zeros(file, manifestEnd, Number(storageStart), 'framing.padding', 'after MANIFEST');          // [framing.padding]
-
-  const storageEnd = Number(storageStart + S);
-  const storage = file.subarray(Number(storageStart), storageEnd);
-  if (sha256hex(storage) !== hex(file.subarray(72, 104))) {                                     // [integrity.storage]
+  if (sha256hex(storage) !== hex(file.subarray(80, 112))) {                                     // [integrity.storage]
     refuse('integrity.storage', 'wrong digest', 'STORAGE');
   }
-  zeros(file, storageEnd, Number(dataStart), 'framing.padding', 'after STORAGE');               // [framing.padding]
 
   return { packId, manifest, storage, data: file.subarray(Number(dataStart)), dataLength: Number(D) };
 }

@@ -8,11 +8,11 @@ const CLASSES = {
 };
 
 const NAMES = {
-  framing: 'magic truncated trailing-bytes preamble-crc reserved padding',
+  framing: 'magic truncated trailing-bytes preamble-crc reserved header-length',
   wire: 'truncated trailing type not-shortest key-type key-order utf8',
   manifest: 'missing-key unknown-key type value order name shape tensor alias components parameter file-name',
   storage: 'segments chunk-bytes chunk-table chunk-length data-length',
-  integrity: 'manifest storage chunk content result source-changed',
+  integrity: 'header manifest storage chunk content result source-changed',
   payload: 'frame padding-bits code position scale nonfinite overflow value layout',
   unsupported: 'version encoding codec dtype checkpoint operation',
   limit: 'exceeded',

@@ -277,8 +277,6 @@ function build({ base, result, contents = [], chunk = 4096, edit = () => {}, cod
     const stored = chunks ? chunks[i] : parts.flatMap(([width, bytes]) => Array.from({ length: width }, (_, p) =>
       bytes.filter((_b, x) => x % width === p))).filter((p) => p.length);
     let table = '';
-    let size = pieces.reduce((n, p) => n + p.length, 0);
-    if (size % 64) pieces.push(new Uint8Array(64 - size % 64));
     for (const s of stored) {
       const record = new Uint8Array(8);
       new DataView(record.buffer).setUint32(0, s.length, true);
@@ -296,19 +294,17 @@ function build({ base, result, contents = [], chunk = 4096, edit = () => {}, cod
 }
 
 function assemble(m, s, d) {
-  const at = (n) => Math.ceil(n / 64) * 64;
-  const storageStart = at(128 + m.length);
-  const dataStart = at(storageStart + s.length);
-  const file = new Uint8Array(dataStart + d.length);
+  const header = join([m, s]);
+  const file = new Uint8Array(128 + header.length + d.length);
   file.set(unhex('89534b500d0a1a0a0100'));
   const view = new DataView(file.buffer);
-  [m, s, d].forEach((b, i) => view.setBigUint64(16 + 8 * i, BigInt(b.length), true));
-  file.set(unhex(sha256hex(m)), 40);
-  file.set(unhex(sha256hex(s)), 72);
+  view.setUint32(12, crc32(header), true);
+  [m, s, header, d].forEach((b, i) => view.setBigUint64(16 + 8 * i, BigInt(b.length), true));
+  file.set(unhex(sha256hex(m)), 48);
+  file.set(unhex(sha256hex(s)), 80);
   view.setUint32(124, crc32(file.subarray(0, 124)), true);
-  file.set(m, 128);
-  file.set(s, storageStart);
-  file.set(d, dataStart);
+  file.set(header, 128);
+  file.set(d, 128 + header.length);
   return file;
 }
 

@@ -1,5 +1,4 @@
 // storage.md and codecs.md: STORAGE, stage 12; contents, stage 14.
-import { align64 } from './container.mjs';
 import { crc32 } from './crc32.mjs';
 import { fields } from './document.mjs';
 import { refuse } from './errors.mjs';
@@ -52,7 +51,7 @@ export function readStorage(bytes, manifest, dataLength, limits) {
     }
     const table = raw(f.chunks);
     const view = new DataView(table.buffer, table.byteOffset, table.byteLength);
-    const start = align64(end);                                                                 // [layout.segments]
+    const start = end;                                                                          // [layout.segments]
     let at = start;
     let record = 0;
     for (const decoded of chunkLengths(parts, chunkBytes)) {
@@ -63,20 +62,17 @@ export function readStorage(bytes, manifest, dataLength, limits) {
       at += stored;
       record += 8;
     }
-    segments.push({ codec, table: view, start, before: end, parts });
+    segments.push({ codec, table: view, start, parts });
     end = at;
   }
   if (end !== dataLength) refuse('storage.data-length', `the chunks end at ${end}, DATA at ${dataLength}`, where); // [storage.data-length]
   return { chunkBytes, segments };
 }
 
-/** Stage 14: the padding before a content's segment, then the content, decoded and found to have its digest ([content.use]). */
+/** Stage 14: a content, decoded and found to have its digest ([content.use]). */
 export function readContent(content, storage, data, limits) {
-  const { codec, table, before, start, parts } = storage.segments[content.index];
+  const { codec, table, start, parts } = storage.segments[content.index];
   const { where } = content;
-  for (let x = before; x < start; x++) {
-    if (data[x] !== 0) refuse('framing.padding', `byte ${x} of DATA`, where);                   // [framing.padding/segments]
-  }
   const out = allocate(limits, content.size, where);
   let at = start;
   let done = 0;

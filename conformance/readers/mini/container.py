@@ -1,4 +1,4 @@
-"""container.md: preamble, sections, padding; stages 1 to 9 of container.order."""
+"""container.md: preamble and header; stages 1 to 9 of container.order."""
 
 import hashlib
 import os
@@ -7,10 +7,12 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from .codec import decode_chunk
 from .errors import Limits, Refusal, within
 
 MAGIC = bytes.fromhex("89 53 4B 50 0D 0A 1A 0A")
-PREAMBLE = struct.Struct("<8s HH 4s QQQ 32s 32s 20s I")
+PREAMBLE = struct.Struct("<8s HH I QQQQ 32s 32s 12s I")
+FRAMED = 2**20  # decoded bytes of a header that may be a frame
 MAJOR, MINOR = 1, 0
 
 # What files that are no packs begin with (a SHOULD of container.order).
@@ -28,10 +30,6 @@ LOOKS_LIKE = [
     (b"\x89SKP\x0d\x0a", "a pack damaged by text-mode transfer (LF made CR LF, or cut at 1A)"),
     (b"\x09SKP", "a pack damaged by text-mode transfer (bit 7 cleared)"),
 ]
-
-
-def align64(x: int) -> int:
-    return (x + 63) // 64 * 64
 
 
 @dataclass
@@ -72,7 +70,7 @@ def open_container(file: BinaryIO, limits: Limits) -> Container:
     if len(head) < 128:  # framing.truncated
         raise Refusal("framing.truncated", f"the file has {size} bytes, a preamble 128")
     fields = PREAMBLE.unpack(head)
-    _, major, minor, reserved1, m, s, d, manifest_digest, storage_digest, reserved2, checksum = fields
+    _, major, minor, header_checksum, m, s, h, d, manifest_digest, storage_digest, reserved, checksum = fields
     # Stage 3. framing.preamble-crc
     if zlib.crc32(head[:124]) != checksum:
         raise Refusal("framing.preamble-crc", "the CRC-32 of the preamble's bytes 0 to 123 is another")
@@ -80,35 +78,37 @@ def open_container(file: BinaryIO, limits: Limits) -> Container:
     if major != MAJOR or minor > MINOR:
         raise Refusal("unsupported.version", f"the pack needs {major}.{minor}, this reader knows {MAJOR}.{MINOR}")
     # Stage 5. framing.reserved
-    if any(reserved1) or any(reserved2):
+    if any(reserved):
         raise Refusal("framing.reserved", "a reserved byte of the preamble is not zero")
-    # Stage 6. limit.exceeded/sections
+    # Stage 6. limit.exceeded/sections, framing.header-length
     within(limits, "manifest_bytes", m, "manifest length")
     within(limits, "storage_bytes", s, "storage length")
+    if not 0 < h <= m + s or (m + s > FRAMED and h != m + s):
+        raise Refusal("framing.header-length", f"{m + s} bytes of documents cannot be stored in {h}")
     # container.layout
-    manifest_start = 128
-    storage_start = align64(128 + m)
-    data_start = align64(storage_start + s)
+    header_start = 128
+    data_start = 128 + h
     total = data_start + d
     # Stage 7. framing.truncated, framing.trailing-bytes
     if size < total:
         raise Refusal("framing.truncated", f"the file has {size} bytes, its preamble says {total}")
     if size > total:
         raise Refusal("framing.trailing-bytes", f"the file has {size} bytes, its preamble says {total}")
-    # Stage 8. integrity.manifest, then the padding after it
-    manifest = read_at(file, manifest_start, m)
-    if hashlib.sha256(manifest).digest() != manifest_digest:
-        raise Refusal("integrity.manifest", "the SHA-256 of MANIFEST is not the manifest digest")
-    check_padding(read_at(file, manifest_start + m, storage_start - manifest_start - m), "MANIFEST")
-    # Stage 9. integrity.storage, then the padding after it
-    storage = read_at(file, storage_start, s)
-    if hashlib.sha256(storage).digest() != storage_digest:
-        raise Refusal("integrity.storage", "the SHA-256 of STORAGE is not the storage digest")
-    check_padding(read_at(file, storage_start + s, data_start - storage_start - s), "STORAGE")
+    stored = read_at(file, header_start, h)
+    manifest, storage = open_header(stored, m, s, header_checksum, (manifest_digest, storage_digest))
     return Container(file, manifest_digest, manifest, storage, data_start, d)
 
 
-def check_padding(padding: bytes, after: str) -> None:
-    """framing.padding, and framing.padding/segments"""
-    if any(padding):
-        raise Refusal("framing.padding", f"a padding byte after {after} is not zero")
+def open_header(stored: bytes, m: int, s: int, checksum: int, digests: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Stages 8 and 9: MANIFEST and STORAGE from the header as it is stored."""
+    # Stage 8. integrity.header
+    if zlib.crc32(stored) != checksum:
+        raise Refusal("integrity.header", "the CRC-32 of the header is not the header checksum")
+    # Stage 9. container.header, payload.frame/header, integrity.manifest, integrity.storage
+    header = decode_chunk("zstd", stored, m + s, "header")
+    manifest, storage = header[:m], header[m:]
+    if hashlib.sha256(manifest).digest() != digests[0]:
+        raise Refusal("integrity.manifest", "the SHA-256 of MANIFEST is not the manifest digest")
+    if hashlib.sha256(storage).digest() != digests[1]:
+        raise Refusal("integrity.storage", "the SHA-256 of STORAGE is not the storage digest")
+    return manifest, storage

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .codec import CODECS, check_stored_length, decode_chunk
-from .container import Container, align64, check_padding
+from .container import Container
 from .encodings import Content, Part
 from .errors import Limits, Refusal, can_hold, within
 from .fields import check_map
@@ -29,7 +29,6 @@ class Chunk(NamedTuple):
 class Segment:
     codec: str
     chunks: list[Chunk]
-    gap: tuple[int, int] = (0, 0)  # the padding before it, relative to data_start
 
 
 def read_storage(document: Any, contents: list[Content], container: Container, limits: Limits) -> list[Segment]:
@@ -43,10 +42,7 @@ def read_storage(document: Any, contents: list[Content], container: Container, l
     segments = []
     end = 0
     for value, content in zip(top["segments"], contents, strict=True):  # layout.segments
-        start = align64(end)
-        gap = (end, start)
-        segment, end = read_segment(value, content, chunk_bytes, start)
-        segment.gap = gap
+        segment, end = read_segment(value, content, chunk_bytes, end)
         segments.append(segment)
     if end != container.data_length:  # storage.data-length
         raise Refusal("storage.data-length", f"the data length is {container.data_length}, the segments end at {end}")
@@ -78,8 +74,6 @@ def read_segment(value: Any, content: Content, chunk_bytes: int, start: int) -> 
 def read_content(container: Container, segment: Segment, content: Content) -> list[bytes]:
     """The items of every part, one after the other in each, once the content's digest has been found right."""
     can_hold(content.size, content.where)
-    gap_start, gap_end = segment.gap
-    check_padding(container.read(gap_start, gap_end - gap_start), f"the segment before {content.where}")
     decoded = b"".join(
         read_chunk(container, segment.codec, chunk, chunk_name(content, chunk)) for chunk in segment.chunks
     )

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import take_apart
 from safetensors.numpy import save_file
 
 import skillpack_format as skp
-from skillpack_format import wire
 from skillpack_format.coding import CHUNK_BYTES
-from skillpack_format.limits import DEFAULT_LIMITS
 from skillpack_format.ops.chunks import DENSE, DENSE_CHUNK_BYTES, chunk_bytes_of
 from skillpack_format.recipes import STANDARD
 from skillpack_format.stores.safetensors_files import open_checkpoint
@@ -60,7 +59,4 @@ def test_nothing_in_common_leaves_chunks_as_they_are(tmp_path: Path) -> None:
 def test_the_pack_says_so(tmp_path: Path, options: skp.ConvertOptions, expected: int) -> None:
     base, tuned = pair(tmp_path, 0.9)
     skp.convert(base, tuned, tmp_path / "a.skp", options)
-    data = (tmp_path / "a.skp").read_bytes()
-    manifest, storage = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
-    start = 128 + -(-manifest // 64) * 64
-    assert wire.read(data[start : start + storage], DEFAULT_LIMITS, "STORAGE")["chunk_bytes"] == expected
+    assert take_apart(tmp_path / "a.skp").storage["chunk_bytes"] == expected
