@@ -292,6 +292,11 @@ class Parts:
     data: bytes
 
 
+def stored_header(blob: bytes) -> bytes:
+    """MANIFEST and STORAGE of a pack as they are stored."""
+    return blob[128 : 128 + int.from_bytes(blob[32:40], "little")]
+
+
 def take_apart(path: Path) -> Parts:
     return dismantle(path.read_bytes())
 
@@ -301,8 +306,9 @@ def dismantle(blob: bytes) -> Parts:
     manifest_bytes, storage_bytes, header_bytes, data_bytes = struct.unpack_from("<QQQQ", blob, 16)
     data_at = 128 + header_bytes
     assert len(blob) == data_at + data_bytes
-    documents = blob[128:data_at]
+    documents = stored_header(blob)
     if header_bytes < manifest_bytes + storage_bytes:
+        assert zstandard.frame_content_size(documents) == manifest_bytes + storage_bytes <= 1 << 20
         documents = zstandard.ZstdDecompressor().decompress(documents)
     manifest = msgpack.unpackb(documents[:manifest_bytes], strict_map_key=False)
     storage = msgpack.unpackb(documents[manifest_bytes:], strict_map_key=False)

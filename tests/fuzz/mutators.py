@@ -201,7 +201,7 @@ def mutate_pack(data: bytes, random: Random) -> bytes:
     """A pack with a change in one of its stages; what stands before that stage is repaired, so that it is reached."""
     try:
         parts = dismantle(data)
-    except (TypeError, ValueError, AssertionError, struct.error, msgpack.UnpackException):
+    except (TypeError, ValueError, AssertionError, struct.error, msgpack.UnpackException, zstandard.ZstdError):
         return mutate_bytes(data, random)
     kind = random.random()
     try:
