@@ -107,7 +107,7 @@ def nudged(bits: Bits, kind: TensorKind, seed: int) -> Encoded:
     """A step of the last places for a third of the elements, as a light fine-tune makes them."""
     made = np.random.default_rng(seed)
     step = made.integers(-1, 2, bits.size).astype(np.int16) * (made.random(bits.size) < 0.5)
-    return ulp.difference(bits, (bits.view(np.int16) + step.astype(np.int16)).view(np.uint16), BF16, "exponent")
+    return ulp.difference(bits, (bits.view(np.int16) + step.astype(np.int16)).view(np.uint16), BF16, "magnitude")
 
 
 def patterns(weight: torch.Tensor) -> Bits:

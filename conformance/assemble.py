@@ -331,30 +331,36 @@ def bits_from_order(order: int, dtype: str) -> int:
     return (order + top) % (1 << bits) if kind == "int" else order
 
 
-def sorted_elements(patterns: Sequence[int], dtype: str) -> list[int]:
-    """ulp.sort: the element that each place of ``diff`` belongs to."""
-    bits, stored = WIDTH[dtype][0], BINARY[dtype][3]
-    exponents = [(pattern % (1 << (bits - 1))) >> stored for pattern in patterns]
-    return sorted(range(len(patterns)), key=lambda x: (x >> 18, exponents[x]))  # sorted is stable
+KEY_AT = {"F32": 15, "F16": 10, "BF16": 7}
 
 
-def ulp(start: bytes, result: bytes, dtype: str, sort: str = "none") -> Component:
+def sorted_elements(patterns: Sequence[int], dtype: str, classes: Sequence[int] = (0,)) -> list[int]:
+    """ulp.sort: the element that each place of ``diff`` belongs to. ``classes``: of rows, which are equally long."""
+    half, cols = 1 << (WIDTH[dtype][0] - 1), -(-len(patterns) // max(1, len(classes)))
+    keys = [(pattern % half) >> KEY_AT[dtype] for pattern in patterns]
+    return sorted(range(len(patterns)), key=lambda x: (x >> 18, classes[x // cols], keys[x]))  # sorted is stable
+
+
+def ulp(start: bytes, result: bytes, dtype: str, sort: str = "none", classes: bytes = b"\0") -> Component:
     bits, _ = WIDTH[dtype]
     codes = []
     for a, b in zip(items(start, bits // 8), items(result, bits // 8), strict=True):
         d = (order_of(b, dtype) - order_of(a, dtype)) % (1 << bits)
         d -= (d >> (bits - 1)) << bits
         codes.append(2 * d if d >= 0 else -2 * d - 1)
-    if sort == "exponent":
-        codes = [codes[x] for x in sorted_elements(items(start, bits // 8), dtype)]
-    return Component("ulp", {"sort": sort}, [Part("diff", bits // 8, from_items(codes, bits // 8))])
+    if sort != "none":
+        codes = [codes[x] for x in sorted_elements(items(start, bits // 8), dtype, classes)]
+    parts = [Part("classes", 1, classes)] if sort == "rows" else []
+    return Component("ulp", {"sort": sort}, [*parts, Part("diff", bits // 8, from_items(codes, bits // 8))])
 
 
 def rewrite(work: Work, c: Component) -> None:
     bits, _ = WIDTH[work.dtype]
     if c.encoding == "ulp":
-        by_exponent = c.params["sort"] == "exponent"
-        elements = sorted_elements(work.bits, work.dtype) if by_exponent else range(len(work.bits))
+        sort = c.params["sort"]
+        classes = c.part("classes").data if sort == "rows" else b"\0"
+        plain = range(len(work.bits))
+        elements = plain if sort == "none" else sorted_elements(work.bits, work.dtype, classes)
         for k, z in zip(elements, items(c.part("diff").data, bits // 8), strict=True):
             d = z // 2 if z % 2 == 0 else -(z + 1) // 2
             work.bits[k] = bits_from_order((order_of(work.bits[k], work.dtype) + d) % (1 << bits), work.dtype)
@@ -816,6 +822,8 @@ def examples() -> list[Example]:
     ulp_result = bits_of("BF16", q(127, 128), "0x0000", "0x7fc0", "0x8001")
     sorted_start = bits_of("BF16", 4, q(-1, 2), 5, q(1, 2), 0)
     sorted_result = bits_of("BF16", q(129, 32), q(-1, 2), q(79, 16), q(65, 128), "0x0001")
+    rows_start = bits_of("F32", 1, "0x3f800001", 2, 1, q(1, 2), "0x3f808000")
+    rows_result = bits_of("F32", "0x3f800001", "0x3f800001", "0x3ffffffe", "0x3f800003", "0x3effffff", "0x3f808002")
     ints = bytes([0x7F, 0xFF, 0x80])
     f32, quarter = Tensor("F32", [2, 3], bits_of("F32", 1, 2, 3, 4, 5, 6)), q(1, 4)
     return [
@@ -832,10 +840,17 @@ def examples() -> list[Example]:
         Example("ulp-bf16", ulp(ulp_start, ulp_result, "BF16"), "BF16", [4], Tensor("BF16", [4], ulp_start)),
         Example(
             "ulp-sorted",
-            ulp(sorted_start, sorted_result, "BF16", "exponent"),
+            ulp(sorted_start, sorted_result, "BF16", "magnitude"),
             "BF16",
             [5],
             Tensor("BF16", [5], sorted_start),
+        ),
+        Example(
+            "ulp-rows",
+            ulp(rows_start, rows_result, "F32", "rows", bytes([1, 0, 1])),
+            "F32",
+            [3, 2],
+            Tensor("F32", [3, 2], rows_start),
         ),
         Example("ulp-i8", ulp(ints, bytes([0x80, 0x01, 0x81]), "I8"), "I8", [3], Tensor("I8", [3], ints)),
     ]

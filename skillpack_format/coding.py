@@ -173,7 +173,10 @@ def refined_candidate(pair: Pair, nbytes: float, job: Job) -> Candidate | None:
         made = made_of(pair, best[1], job.bench) if best[1] else None
     except (ConvertError, PayloadError):  # NaN or infinity, now or once low rank is added; a difference needs no delta
         return None
-    return None if made is None else Candidate((*best[1], encoders.difference(pair, made)))
+    if made is None:
+        return None
+    finished = [Candidate((*best[1], each)) for each in encoders.differences(pair, made)]
+    return min(finished, key=lambda each: quick_nbytes(pair, each, job)) if len(finished) > 1 else finished[0]
 
 
 def sliced_candidate(found: encoders.SlicedPair) -> Candidate:

@@ -26,6 +26,10 @@ from skillpack_format.recipes import Bands, Blocks, Prune, Slices
 
 RUN_ITEMS: Final = 1 << 18  # 2 MiB of float64: memory that is used again, and not asked of the system every time
 SAMPLE_ITEMS: Final = 1 << 17
+LEAST_ROWS: Final = 16  # that are told apart by how much they change (decision 0031)
+LEAST_SPREAD: Final = 4.0  # octaves between the row that changes least and the one that changes most
+FEWEST_STEPS: Final = 2.0**-10  # a row that does not change counts as one of so many steps an element
+CLASSES: Final = (2, 8)
 PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
 
 
@@ -113,14 +117,32 @@ def lossless(pair: Pair) -> Iterator[Encoded]:
         if positions.size * 2 < pair.wanted.size or positions.size == 0:
             yield sparse.placed(positions, pair.wanted[positions], target.dtype, target.numel, "replace")
         if target.dtype.is_ordered:
-            sort = "exponent" if target.dtype.is_arithmetic else "none"
-            yield ulp.difference(start, pair.wanted, target.dtype, sort)
+            yield from differences(pair, start)
     yield dense.replacement(pair.wanted, target.dtype)
 
 
-def difference(pair: Pair, made: Array) -> Encoded:
-    """The exact code that makes ``wanted`` of ``made``, bit patterns of the result's dtype, a float's."""
-    return ulp.difference(made, pair.wanted, target_of(pair.kind).dtype, "exponent")
+def differences(pair: Pair, made: Array) -> Iterator[Encoded]:
+    """The exact codes that make ``wanted`` of ``made``, bit patterns of the result's dtype.
+
+    Sorted by rows too where some rows change by far less than others: those of an embedding that training never met.
+    """
+    dtype = target_of(pair.kind).dtype
+    plain = ulp.difference(made, pair.wanted, dtype)
+    if not dtype.is_arithmetic:
+        yield plain
+        return
+    yield ulp.difference(made, pair.wanted, dtype, "magnitude")
+    grid = Grid.of(pair.kind.shape)
+    if grid.stack * grid.rows < LEAST_ROWS:
+        return
+    steps = plain.parts["diff"].reshape(-1, grid.cols).mean(axis=1, dtype=np.float64)
+    octaves = np.log2(steps + FEWEST_STEPS)
+    low, spread = octaves.min(), np.ptp(octaves)
+    if spread < LEAST_SPREAD:
+        return
+    for number in CLASSES:
+        classes = np.minimum((octaves - low) / spread * number, number - 1).astype(np.uint8)
+        yield ulp.difference(made, pair.wanted, dtype, "rows", classes)
 
 
 def is_lossy_possible(pair: Pair) -> bool:

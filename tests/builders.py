@@ -481,16 +481,18 @@ def _sparse() -> list[Case]:
     ]
 
 
-def ulp_of(dtype: str, start: bytes, wanted: bytes, sort: str = "none") -> Encoded:
+def ulp_of(dtype: str, start: bytes, wanted: bytes, sort: str = "none", classes: bytes | None = None) -> Encoded:
     pattern = DTYPES[dtype].bit_pattern
-    return ulp.difference(np.frombuffer(start, pattern), np.frombuffer(wanted, pattern), DTYPES[dtype], sort)
+    rows = None if classes is None else np.frombuffer(classes, np.uint8)
+    return ulp.difference(np.frombuffer(start, pattern), np.frombuffer(wanted, pattern), DTYPES[dtype], sort, rows)
 
 
 def _ulp() -> list[Case]:
     wanted = bf16(1.0, -2.0, 0.5, -4.0, -0.0, 9.0)
     return [
         same_kind("bf16", kind("BF16", 2, 3), BF16_BASE, ulp_of("BF16", BF16_BASE, wanted)),
-        same_kind("sorted", kind("BF16", 2, 3), BF16_BASE, ulp_of("BF16", BF16_BASE, wanted, "exponent")),
+        same_kind("sorted", kind("BF16", 2, 3), BF16_BASE, ulp_of("BF16", BF16_BASE, wanted, "magnitude")),
+        same_kind("rows", kind("BF16", 2, 3), BF16_BASE, ulp_of("BF16", BF16_BASE, wanted, "rows", b"\1\0")),
         same_kind("i8", kind("I8", 3), b"\x7f\xff\x80", ulp_of("I8", b"\x7f\xff\x80", b"\x80\x01\x81")),
         same_kind("f64", kind("F64", 2), random_bytes(16), ulp_of("F64", random_bytes(16), random_bytes(16, 2))),
         same_kind(

@@ -170,7 +170,7 @@ def nudged(what: TensorKind, raw: bytes, seed: int) -> Encoded:
     random = np.random.default_rng(seed)
     pattern = DTYPES[what.dtype].bit_pattern
     wanted = np.frombuffer(raw, pattern) ^ random.integers(0, 8, len(raw) // pattern.itemsize).astype(pattern)
-    return ulp_of(what.dtype, raw, wanted.tobytes(), "exponent" if seed % 2 else "none")
+    return ulp_of(what.dtype, raw, wanted.tobytes(), "magnitude" if seed % 2 else "none")
 
 
 def replaced(what: TensorKind, seed: int) -> Encoded:

@@ -160,7 +160,7 @@ def _change(
             positions = np.sort(random.choice(m * n, m * n // 100, replace=False)).astype(np.int64)
             yield sparse.placed(positions, bits[positions] ^ BF16.bit_pattern.type(1), BF16, m * n, "replace")
     elif name.endswith("post_attention_layernorm.weight"):
-        yield ulp.difference(bits, bits ^ BF16.bit_pattern.type(1), BF16, "exponent")
+        yield ulp.difference(bits, bits ^ BF16.bit_pattern.type(1), BF16, "magnitude")
 
 
 def _slices(random: np.random.Generator, m: int, n: int, components: int) -> Iterator[Slice]:

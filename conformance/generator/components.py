@@ -25,28 +25,29 @@ def listed(rng: Random, dtype: str, shape: list[int]) -> list[Component]:
 
 
 def rewriting(rng: Random, dtype: str, shape: list[int]) -> Component:
-    count = oracle.numel(shape)
     ways = [dense_replace]
     if WIDTH[dtype][0] >= 8:
         ways.append(sparse_replace)
     if dtype in ULP:
         ways += [ulp, ulp]
-    return rng.choice(ways)(rng, dtype, count)
+    return rng.choice(ways)(rng, dtype, shape)
 
 
-def dense_replace(rng: Random, dtype: str, count: int) -> Component:
-    return models.dense(dtype, numbers.patterns(rng, dtype, count))
+def dense_replace(rng: Random, dtype: str, shape: list[int]) -> Component:
+    return models.dense(dtype, numbers.patterns(rng, dtype, oracle.numel(shape)))
 
 
-def sparse_replace(rng: Random, dtype: str, count: int) -> Component:
-    return placed(rng, dtype, count, "replace")
+def sparse_replace(rng: Random, dtype: str, shape: list[int]) -> Component:
+    return placed(rng, dtype, oracle.numel(shape), "replace")
 
 
-def ulp(rng: Random, dtype: str, count: int) -> Component:
-    width = WIDTH[dtype][0] // 8
+def ulp(rng: Random, dtype: str, shape: list[int]) -> Component:
+    width, count = WIDTH[dtype][0] // 8, oracle.numel(shape)
     steps = [rng.choice([0, 0, 1, 2, 3, rng.randrange(40), rng.randrange(1 << (8 * width))]) for _ in range(count)]
-    sort = rng.choice(["none", "exponent"]) if dtype in numbers.FLOATS else "none"
-    return models.ulp_steps(dtype, steps, sort)
+    sort = rng.choice(["none", "magnitude", "rows", "rows"]) if dtype in numbers.FLOATS else "none"
+    stack, rows, _ = oracle.grid(shape)
+    classes = bytes(rng.choice([0, 0, 1, 2, 255]) for _ in range(stack * rows))
+    return models.ulp_steps(dtype, steps, sort, classes)
 
 
 def placed(rng: Random, dtype: str, count: int, mode: str) -> Component:

@@ -98,9 +98,10 @@ def lowrank(
     return component("lowrank", params, *parts)
 
 
-def ulp_steps(dtype: str, steps: Sequence[int], sort: str = "none") -> Component:
+def ulp_steps(dtype: str, steps: Sequence[int], sort: str = "none", classes: bytes = b"") -> Component:
     width = oracle.WIDTH[dtype][0] // 8
-    return component("ulp", {"sort": sort}, ("diff", width, from_items(steps, width)))
+    parts = [("classes", 1, classes)] if sort == "rows" else []
+    return component("ulp", {"sort": sort}, *parts, ("diff", width, from_items(steps, width)))
 
 
 Factor = tuple[bytes, bytes] | bytes  # float items; or packed codes and their scales

@@ -107,25 +107,25 @@ def cases(suite: Suite) -> None:
 
 
 def sorted_cases(suite: Suite) -> None:
-    """Items by exponent: every dtype that may be sorted, both zeros and NaNs among the values; and a second span."""
+    """Items by magnitude: every dtype that may be sorted, both zeros and NaNs among the values; and a second span."""
     for dtype in ("BF16", "F16", "F32"):
         width = WIDTH[dtype][0] // 8
         start = from_items([pattern >> (32 - 8 * width) for pattern in STRAY], width)
         wanted = from_items([pattern >> (32 - 8 * width) for pattern in (*STRAY[5:], *STRAY[:5])], width)
         suite.accept(
             f"ulp-sorted-{dtype.lower()}",
-            f"Items of {dtype} sorted by exponent, equal ones in order",
-            single(oracle.ulp(start, wanted, dtype, "exponent"), dtype, [len(STRAY)], raw(dtype, [len(STRAY)], start)),
+            f"Items of {dtype} sorted by magnitude, equal ones in order",
+            single(oracle.ulp(start, wanted, dtype, "magnitude"), dtype, [len(STRAY)], raw(dtype, [len(STRAY)], start)),
             "ulp.sort ulp.decode manifest.parameter/ulp-sort",
         )
     start = from_items([pattern >> 16 for pattern in STRAY], 2)
     component = oracle.ulp(
-        start, from_items([pattern >> 16 for pattern in (*STRAY[5:], *STRAY[:5])], 2), "BF16", "exponent"
+        start, from_items([pattern >> 16 for pattern in (*STRAY[5:], *STRAY[:5])], 2), "BF16", "magnitude"
     )
     plain = oracle.Component("ulp", {"sort": "none"}, component.parts)
     of = suite.accept(
         "ulp-sorted",
-        "Items of BF16 sorted by exponent, for readers that do not sort",
+        "Items of BF16 sorted by magnitude, for readers that do not sort",
         single(component, "BF16", [len(STRAY)], raw("BF16", [len(STRAY)], start)),
         "ulp.sort",
     )
@@ -137,26 +137,34 @@ def sorted_cases(suite: Suite) -> None:
         "ulp.sort",
         "A reader that ignores `sort` makes it.",
     )
+    ones = from_items([0x3FC00000, 0x3F800001, 0x3F808000, 0x3F800000, 0x3F807FFF], 4)
+    suite.accept(
+        "ulp-sorted-fraction",
+        "Items of F32 sorted by exponent and 8 bits of the fraction, no more",
+        single(oracle.ulp(ones, ones[::-1], "F32", "magnitude"), "F32", [5], raw("F32", [5], ones)),
+        "ulp.sort",
+    )
     span = 1 << 18
     start = from_items([(k * 40503) % 0x7F00 for k in range(span + 3)], 2)
     wanted = from_items([(k * 40503) % 0x7F00 + (k % 97 == 0) for k in range(span + 3)], 2)
     suite.accept(
         "ulp-sorted-spans",
         "A span of 2^18 elements and one of 3",
-        single(oracle.ulp(start, wanted, "BF16", "exponent"), "BF16", [span + 3], raw("BF16", [span + 3], start)),
+        single(oracle.ulp(start, wanted, "BF16", "magnitude"), "BF16", [span + 3], raw("BF16", [span + 3], start)),
         "ulp.sort",
     )
+    row_cases(suite)
     for dtype in ("F64", "F8_E4M3", "I16"):
         suite.reject(
             f"ulp-sorted-{dtype.lower()}",
-            f"Items of {dtype} sorted by exponent",
+            f"Items of {dtype} sorted by magnitude",
             f"ulp-{dtype.lower()}",
-            Change(manifest=[put("tensors/0/components/0/sort", "exponent")]),
+            Change(manifest=[put("tensors/0/components/0/sort", "magnitude")]),
             "manifest.parameter",
             "manifest.parameter/ulp-sort",
             op="validate",
         )
-    for k, text in enumerate(("", "element", "Exponent")):
+    for k, text in enumerate(("", "element", "Magnitude", "exponent", "row")):
         suite.reject(
             f"ulp-sort-{k}",
             f"sort is {text!r}",
@@ -166,3 +174,72 @@ def sorted_cases(suite: Suite) -> None:
             "manifest.parameter/ulp-sort",
             op="validate",
         )
+
+
+def row_cases(suite: Suite) -> None:
+    """Items by the class of their row: stacks, rows cut by a span, classes out of order, and what ignores them."""
+    for dtype in ("BF16", "F16", "F32"):
+        width = WIDTH[dtype][0] // 8
+        start = from_items([pattern >> (32 - 8 * width) for pattern in STRAY], width)
+        wanted = from_items([pattern >> (32 - 8 * width) for pattern in (*STRAY[4:], *STRAY[:4])], width)
+        suite.accept(
+            f"ulp-rows-{dtype.lower()}",
+            f"Items of {dtype} by rows of the classes 16, 1, 255",
+            single(oracle.ulp(start, wanted, dtype, "rows", b"\x10\1\xff"), dtype, [3, 3], raw(dtype, [3, 3], start)),
+            "ulp.sort ulp.decode num.matrix manifest.parameter/ulp-sort",
+            "Every class is legal.",
+        )
+    upper = [pattern >> 16 for pattern in STRAY]
+    start, wanted = from_items(upper * 4, 2), from_items([*upper[3:], *upper[:3]] * 4, 2)
+    base = raw("BF16", [2, 3, 6], start)
+    component = oracle.ulp(start, wanted, "BF16", "rows", bytes([2, 0, 1, 0, 2, 1]))
+    model = single(component, "BF16", [2, 3, 6], base)
+    of = suite.accept("ulp-rows-stack", "A stack of two matrices, three classes", model, "ulp.sort num.matrix")
+    wrong = (
+        ("ignored", "magnitude", [0] * 6, "A reader that sorts by the key alone makes it."),
+        ("descending", "rows", [0, 2, 1, 2, 0, 1], "A reader that begins with the highest class makes it."),
+        ("of-matrices", "rows", [2, 0, 1, 2, 0, 1], "A reader that takes the first matrix's classes for all makes it."),
+    )
+    for name, sort, classes, why in wrong:
+        parts = [oracle.Part("classes", 1, bytes(classes)), component.part("diff")]
+        made = oracle.make(base, "BF16", [2, 3, 6], [oracle.Component("ulp", {"sort": sort}, parts)]).data
+        suite.twin(
+            f"ulp-rows-{name}", f"The result of classes {name.replace('-', ' ')}", of, {"w": made}, "ulp.sort", why
+        )
+    suite.accept(
+        "ulp-rows-of-one",
+        "A tensor of one dimension is one row",
+        single(oracle.ulp(start, wanted, "BF16", "rows", b"\7"), "BF16", [36], raw("BF16", [36], start)),
+        "ulp.sort num.matrix",
+    )
+    cols, count = 1000, 300  # a span ends within row 262
+    values = [(k * 40503) % 0x7F00 for k in range(cols * count)]
+    start = from_items(values, 2)
+    wanted = from_items([value + (k % 89 == 0) for k, value in enumerate(values)], 2)
+    classes = bytes(k * 7 % 5 for k in range(count))
+    suite.accept(
+        "ulp-rows-spans",
+        "A span ends within a row",
+        single(
+            oracle.ulp(start, wanted, "BF16", "rows", classes), "BF16", [count, cols], raw("BF16", [count, cols], start)
+        ),
+        "ulp.sort",
+    )
+    suite.reject(
+        "ulp-rows-no-classes",
+        "sort says rows, the content has no classes",
+        "ulp-sorted-bf16",
+        Change(manifest=[put("tensors/0/components/0/sort", "rows")]),
+        "storage.chunk-table",
+        "storage.chunk-table",
+        op="validate",
+    )
+    suite.reject(
+        "ulp-rows-f64",
+        "Items of F64 by rows",
+        "ulp-f64",
+        Change(manifest=[put("tensors/0/components/0/sort", "rows")]),
+        "manifest.parameter",
+        "manifest.parameter/ulp-sort",
+        op="validate",
+    )

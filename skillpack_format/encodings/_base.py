@@ -147,8 +147,11 @@ class Stepping(Protocol):
         """Of the tensor; its kind says what the line is."""
 
     @property
-    def exponent_at(self) -> int | None:
-        """The lowest bit of the exponent by which codes are sorted, None where they are not."""
+    def key_at(self) -> int | None:
+        """The lowest bit of the key by which codes are sorted, None where they are not."""
+
+    def classes_of(self, items: slice) -> Array | None:
+        """Of every one of these elements the class that codes are sorted by before the key; None where by no class."""
 
     @property
     def span(self) -> int:

@@ -24,22 +24,22 @@ def step_on(present: torch.Tensor, rewriting: Stepping, bench: TorchBench) -> to
 
 
 def step_back_on(result: torch.Tensor, alike: torch.Tensor, rewriting: Stepping, bench: TorchBench) -> torch.Tensor:
-    """The inverse of ``step_on``. ``alike`` has the exponents of the bits that were stepped from."""
+    """The inverse of ``step_on``. ``alike`` has the keys of the bits that were stepped from."""
     steps = _steps(alike, rewriting, bench)
     if rewriting.dtype.kind != "float":
         return result - steps
     return _mirrored(_mirrored(result) - steps)
 
 
-def exponents_of(patterns: torch.Tensor, exponent_at: int) -> torch.Tensor:
-    """What sorted codes are sorted by: uint8 of the shape of ``patterns``."""
-    return ((patterns & torch.iinfo(patterns.dtype).max) >> exponent_at).to(torch.uint8)
+def keys_of(patterns: torch.Tensor, key_at: int) -> torch.Tensor:
+    """What sorted codes are sorted by: int32 below 2^16, of the shape of ``patterns``."""
+    return ((patterns & torch.iinfo(patterns.dtype).max) >> key_at).to(torch.int32)
 
 
 def _steps(alike: torch.Tensor, rewriting: Stepping, bench: TorchBench) -> torch.Tensor:
     codes: torch.Tensor = bench.bits(rewriting.diff).view(alike.dtype)
-    if rewriting.exponent_at is not None:
-        codes = _unsorted(codes, alike, rewriting.exponent_at, rewriting.span)
+    if rewriting.key_at is not None:
+        codes = _unsorted(codes, alike, rewriting, rewriting.key_at)
     most = torch.iinfo(alike.dtype).max
     return ((codes >> 1) & most) ^ -(codes & 1)  # zigzag; the mask makes the shift a logical one
 
@@ -50,19 +50,19 @@ def _mirrored(values: torch.Tensor) -> torch.Tensor:
     return values ^ ((values >> (info.bits - 1)) & info.max)
 
 
-def _unsorted(codes: torch.Tensor, present: torch.Tensor, exponent_at: int, span: int) -> torch.Tensor:
+def _unsorted(codes: torch.Tensor, present: torch.Tensor, rewriting: Stepping, key_at: int) -> torch.Tensor:
     """Codes in the order of the file to the order of the elements (ulp.sort)."""
     found = torch.empty_like(codes)
-    whole = codes.numel() // span * span
+    span, count = rewriting.span, codes.numel()
     step = max(1, _SORTED_ITEMS // span) * span
-    for first in range(0, whole, step):
-        run = slice(first, min(first + step, whole))
-        _unsort(codes[run].view(-1, span), present[run].view(-1, span), exponent_at, found[run].view(-1, span))
-    if whole < codes.numel():
-        _unsort(codes[None, whole:], present[None, whole:], exponent_at, found[None, whole:])
+    whole = count // span * span
+    runs = [slice(first, min(first + step, whole)) for first in range(0, whole, step)]
+    for run in [*runs, slice(whole, count)] if whole < count else runs:
+        keys = keys_of(present[run], key_at)
+        classes = rewriting.classes_of(run)
+        if classes is not None:
+            keys += torch.from_numpy(classes).to(keys.device, torch.int32) << 16
+        side_by_side = (-1, min(span, run.stop - run.start))
+        ranks = torch.argsort(keys.view(side_by_side), dim=1, stable=True)
+        found[run].view(side_by_side).scatter_(1, ranks, codes[run].view(side_by_side))
     return found
-
-
-def _unsort(codes: torch.Tensor, present: torch.Tensor, exponent_at: int, found: torch.Tensor) -> None:
-    """The same for spans side by side: (spans, items) each."""
-    found.scatter_(1, torch.argsort(exponents_of(present, exponent_at), dim=1, stable=True), codes)

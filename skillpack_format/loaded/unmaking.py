@@ -1,7 +1,8 @@
 """Back from a result to its base with the help of the pack, so that next to nothing has to be kept.
 
 A sum is computed back by subtraction, steps of ``ulp`` are walked back. Subtraction misses an element here and there;
-sorted steps need the exponents of the base, of which the result has nearly all. What misses is what an undo keeps.
+sorted steps need the keys of the base, of which the result has nearly all, of F32 where the change is small. What
+misses is what an undo keeps.
 Every other change is undone by the difference of the bits alone.
 """
 
@@ -15,7 +16,7 @@ from skillpack_format.arithmetic import Grid
 from skillpack_format.digest import TensorKind
 from skillpack_format.encodings._base import Additive, Stepping
 from skillpack_format.loaded.making import touched_by
-from skillpack_format.loaded.stepping import exponents_of, step_back_on
+from skillpack_format.loaded.stepping import keys_of, step_back_on
 from skillpack_format.loaded.undo import Undo, undo_of
 from skillpack_format.making import Change
 from skillpack_format.torch_bridge import TorchBench, rounded_on
@@ -29,8 +30,8 @@ def undo_with(change: Change, base: torch.Tensor, result: torch.Tensor, kind: Te
         near = subtracted(result.view(dtype), kind, change.additive).view(result.dtype)
     elif isinstance(rewriting, Stepping) and not change.additive:
         wanted = result
-        if rewriting.exponent_at is not None:
-            same = exponents_of(base, rewriting.exponent_at) == exponents_of(result, rewriting.exponent_at)
+        if rewriting.key_at is not None:
+            same = keys_of(base, rewriting.key_at) == keys_of(result, rewriting.key_at)
             wanted = torch.where(same, result, base)
     return undo_of(wanted, near, result.device)
 

@@ -391,34 +391,41 @@ function ulp64(kind, bits, diff) {
 
 const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-const STORED = { F32: 23, F16: 10, BF16: 7 };
+const KEY_AT = { F32: 15, F16: 10, BF16: 7 };
 
-/** [ulp.sort]: the element that each place of `diff` belongs to. */
-function sortedElements(bits, { name, width }) {
+/** [ulp.sort]: the element that each place of `diff` belongs to. `classes` may be null; rows have `cols` elements. */
+function sortedElements(bits, { name, width }, classes, cols) {
   const get = `getUint${8 * width}`;
-  const exponent = (x) => (bits[get](x * width, true) % 2 ** (8 * width - 1)) >>> STORED[name];
+  const key = (x) => (bits[get](x * width, true) % 2 ** (8 * width - 1)) >>> KEY_AT[name];
   const count = bits.byteLength / width;
-  const elements = new Uint32Array(count);
+  const elements = new Uint32Array(count).map((_, x) => x);
   for (let first = 0; first < count; first += 2 ** 18) {
-    const last = Math.min(count, first + 2 ** 18);
-    const places = new Uint32Array(257);                     // where the elements of each exponent begin, in this span
-    for (let x = first; x < last; x++) places[exponent(x) + 1]++;
-    for (let k = 1; k < 257; k++) places[k] += places[k - 1];
-    for (let x = first; x < last; x++) elements[first + places[exponent(x)]++] = x;
+    const span = elements.subarray(first, Math.min(count, first + 2 ** 18));
+    sortStably(span, key, 2 ** 16);                          // the less important one first: equal ones stay in order
+    if (classes) sortStably(span, (x) => classes[Math.floor(x / cols)], 256);
   }
   return elements;
+}
+
+/** Sorts by counting. `of` gives integers from 0 to values - 1. */
+function sortStably(elements, of, values) {
+  const places = new Uint32Array(values + 1);                // where the elements of each value begin
+  for (const x of elements) places[of(x) + 1]++;
+  for (let k = 1; k < values; k++) places[k] += places[k - 1];
+  for (const x of elements.slice()) elements[places[of(x)]++] = x;
 }
 
 const ulp = {
   keys: { sort: 'str' },
   read(f, t, where) {
     if (!t.dtype.ulp) parameter(`ulp on ${t.dtype.name}`, where);                               // [manifest.parameter/ulp]
-    const sort = choice(f.sort, ['exponent', 'none'], 'sort', where);                           // [manifest.parameter/ulp-sort]
-    if (sort === 'exponent' && !(t.dtype.name in STORED)) parameter(`sort ${sort} of ${t.dtype.name}`, where);
+    const sort = choice(f.sort, ['magnitude', 'none', 'rows'], 'sort', where);                  // [manifest.parameter/ulp-sort]
+    if (sort !== 'none' && !(t.dtype.name in KEY_AT)) parameter(`sort ${sort} of ${t.dtype.name}`, where);
     return { sort };
   },
   additive: () => false,
   *parts(p, t) {
+    if (p.sort === 'rows') yield { name: 'classes', width: 1, count: BigInt(t.E) * BigInt(t.m) };
     yield { name: 'diff', width: t.dtype.width, count: BigInt(t.elements) };
   },
   decode(p, t, parts) {
@@ -435,7 +442,8 @@ const ulp = {
         const half = 2 ** (8 * width - 1);
         const get = `getUint${8 * width}`;
         const set = `setUint${8 * width}`;
-        const elements = p.sort === 'exponent' ? sortedElements(bits, t.dtype) : null;
+        const classes = p.sort === 'rows' ? parts.classes : null;
+        const elements = p.sort === 'none' ? null : sortedElements(bits, t.dtype, classes, t.n);
         for (let place = 0; place < bytes.length; place += width) {
           const x = elements ? elements[place / width] * width : place;
           const z = diff[get](place, true);

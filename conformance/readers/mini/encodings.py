@@ -395,21 +395,28 @@ class Ulp(Component):
         dtype = self.tensor.dtype
         self.allow(dtype.ulp, f"ulp does not work on {dtype.name}")  # manifest.parameter/ulp
         # manifest.parameter/ulp-sort
-        self.allow(self.p["sort"] == "none" or (self.p["sort"] == "exponent" and dtype.name in ARITHMETIC), "sort")
+        sorted_by = ("magnitude", "rows") if dtype.name in ARITHMETIC else ()
+        self.allow(self.p["sort"] in ("none", *sorted_by), "sort")
 
     def make_parts(self) -> list[Part]:
-        return [Part("diff", self.tensor.dtype.width, self.tensor.elements)]
+        stack, m, _ = self.tensor.matrix()
+        classes = [Part("classes", 1, stack * m)] if self.p["sort"] == "rows" else []
+        return [*classes, Part("diff", self.tensor.dtype.width, self.tensor.elements)]
 
     def read(self, items: list[bytes]) -> None:
-        self.diff = to_ints(items[0], self.tensor.dtype.width)
+        self.classes = items[0]  # of no use where sort is not rows
+        self.diff = to_ints(items[-1], self.tensor.dtype.width)
 
     def rewrite(self, bits: bytes) -> bytes:
         dtype = self.tensor.dtype
         patterns = to_ints(bits, dtype.width)
         elements = list(range(len(patterns)))
-        if self.p["sort"] == "exponent":  # ulp.sort; Python's sort is stable
-            stored = {"F32": 23, "F16": 10, "BF16": 7}[dtype.name]
-            elements.sort(key=lambda x: (x // 2**18, patterns[x] % 2 ** (dtype.bits - 1) // 2**stored))
+        if self.p["sort"] != "none":  # ulp.sort; Python's sort is stable
+            s = {"F32": 15, "F16": 10, "BF16": 7}[dtype.name]
+            keys = [bits % 2 ** (dtype.bits - 1) // 2**s for bits in patterns]
+            _, _, n = self.tensor.matrix()
+            classes = self.classes if self.p["sort"] == "rows" else bytes(len(elements))
+            elements.sort(key=lambda x: (x // 2**18, classes[x // n], keys[x]))
         for x, z in zip(elements, self.diff, strict=True):  # ulp.decode
             d = z // 2 if z % 2 == 0 else -(z + 1) // 2
             o = (order(patterns[x], dtype.bits, dtype.kind) + d) % 2**dtype.bits

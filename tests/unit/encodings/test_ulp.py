@@ -96,34 +96,56 @@ def test_no_difference_is_all_zeros() -> None:
     assert not difference(u16(1, 0x7FC1), u16(1, 0x7FC1), DTYPES["BF16"], "none").parts["diff"].any()
 
 
+@pytest.mark.parametrize("sort", ["magnitude", "rows"])
 @pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", "I32", "U8"])
-def test_refuses_to_sort_what_has_no_exponent_of_the_table(dtype: str) -> None:
-    refused("manifest.parameter", ENCODING.parse, {"sort": "exponent"}, target_of(kind(dtype, 4)), "here")
+def test_refuses_to_sort_what_has_no_key_of_the_table(dtype: str, sort: str) -> None:
+    refused("manifest.parameter", ENCODING.parse, {"sort": sort}, target_of(kind(dtype, 4)), "here")
 
 
-@pytest.mark.parametrize("sort", ["element", "", "Exponent"])
+@pytest.mark.parametrize("sort", ["element", "", "Magnitude", "exponent"])
 def test_refuses_another_sort(sort: str) -> None:
     refused("manifest.parameter", ENCODING.parse, {"sort": sort}, target_of(kind("F32", 4)), "here")
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
-def test_sorted_items_stand_in_the_order_of_exponents_within_a_span(dtype: str) -> None:
+def test_sorted_items_stand_in_the_order_of_keys_within_a_span(dtype: str) -> None:
     count = ulp.SPAN + 1000  # a second span begins anew
     pattern = DTYPES[dtype].bit_pattern
     start = np.frombuffer(random_bytes(count * pattern.itemsize), pattern)
     wanted = np.frombuffer(random_bytes(count * pattern.itemsize, 2), pattern)
-    plain, moved = (difference(start, wanted, DTYPES[dtype], sort) for sort in ulp.SORTS[::-1])
-    stored = {"BF16": 7, "F16": 10, "F32": 23}[dtype]
-    exponent = (start & pattern.type((1 << (DTYPES[dtype].bits - 1)) - 1)) >> pattern.type(stored)
-    order = sorted(range(count), key=lambda x: (x // ulp.SPAN, exponent[x]))
+    plain, moved = (difference(start, wanted, DTYPES[dtype], sort) for sort in ("none", "magnitude"))
+    key = keys_of(start, dtype)
+    order = sorted(range(count), key=lambda x: (x // ulp.SPAN, key[x]))
     assert moved.parts["diff"].tolist() == plain.parts["diff"][order].tolist()
     assert made_directly(same_kind("t", kind(dtype, count), start.tobytes(), moved)) == wanted.tobytes()
+
+
+def keys_of(bits: np.ndarray, dtype: str) -> np.ndarray:
+    pattern = DTYPES[dtype].bit_pattern
+    lowest = {"BF16": 7, "F16": 10, "F32": 15}[dtype]
+    return (bits & pattern.type((1 << (DTYPES[dtype].bits - 1)) - 1)) >> pattern.type(lowest)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_items_by_rows_stand_in_the_order_of_classes_and_then_of_keys(dtype: str) -> None:
+    shape, pattern = (2, 150, 1000), DTYPES[dtype].bit_pattern  # a second span begins within a row
+    count = 300_000
+    start = np.frombuffer(random_bytes(count * pattern.itemsize), pattern)
+    wanted = np.frombuffer(random_bytes(count * pattern.itemsize, 2), pattern)
+    classes = np.frombuffer(random_bytes(300, 3), np.uint8) % 3 * 120
+    plain = difference(start, wanted, DTYPES[dtype])
+    moved = difference(start, wanted, DTYPES[dtype], "rows", classes)
+    key = keys_of(start, dtype)
+    order = sorted(range(count), key=lambda x: (x // ulp.SPAN, classes[x // 1000], key[x]))
+    assert moved.parts["diff"].tolist() == plain.parts["diff"][order].tolist()
+    assert moved.parts["classes"].tolist() == classes.tolist()
+    assert made_directly(same_kind("t", kind(dtype, *shape), start.tobytes(), moved)) == wanted.tobytes()
 
 
 def test_a_run_of_whole_spans_can_be_rewritten_alone() -> None:
     start, wanted = (np.frombuffer(random_bytes(2 * (2 * ulp.SPAN + 10), seed), "<u2") for seed in (1, 2))
     what = kind("BF16", start.size)
-    params, parts = {"sort": "exponent"}, difference(start, wanted, DTYPES["BF16"], "exponent").parts
+    params, parts = {"sort": "magnitude"}, difference(start, wanted, DTYPES["BF16"], "magnitude").parts
     opened: Any = ENCODING.open(ENCODING.parse(params, target_of(what), ""), target_of(what), parts, "")
     assert opened.span == ulp.SPAN
     for first, last in ((0, ulp.SPAN), (ulp.SPAN, start.size), (2 * ulp.SPAN, start.size)):

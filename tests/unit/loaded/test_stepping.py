@@ -25,7 +25,10 @@ def stepped(name: str, items: int, sort: str, device: str) -> None:
     """From any bits to any others: torch and numpy agree, and both arrive."""
     dtype = DTYPES[name]
     start, wanted = (np.frombuffer(random_bytes(items * dtype.itemsize, seed), dtype.bit_pattern) for seed in (1, 2))
-    component, _ = opened(ulp.difference(start, wanted, dtype, sort), kind(name, items))
+    cols = 1 if sort != "rows" or items == 0 else next(n for n in (1000, 77, 7, 3, 1) if items % n == 0)
+    shape = (items // cols, cols) if sort == "rows" else (items,)
+    classes = np.frombuffer(random_bytes(shape[0], 3), np.uint8) if sort == "rows" else None
+    component, _ = opened(ulp.difference(start, wanted, dtype, sort, classes), kind(name, *shape))
     present = torch.from_numpy(start.copy()).view(PATTERNS[dtype.itemsize]).to(device)
     found = stepping.step_on(present, component, TorchBench(device)).cpu().numpy().view(dtype.bit_pattern)
     assert np.array_equal(found, component.rewrite(start, 0))
@@ -41,6 +44,15 @@ def test_steps_of_every_dtype(name: str, device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("items", [0, 1, ulp.SPAN - 1, ulp.SPAN, 3 * ulp.SPAN + 77])
-def test_sorted_steps_over_several_spans(name: str, items: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sort", ["magnitude", "rows"])
+def test_sorted_steps_over_several_spans(
+    name: str, items: int, sort: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stepping, "_SORTED_ITEMS", 2 * ulp.SPAN)
-    stepped(name, items, "exponent", device)
+    stepped(name, items, sort, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_by_rows_over_several_spans(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stepping, "_SORTED_ITEMS", 2 * ulp.SPAN)
+    stepped("BF16", 1_000_000, "rows", device)

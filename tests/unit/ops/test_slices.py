@@ -89,7 +89,8 @@ def stacks() -> dict[str, Encoded]:
     found = {
         "dense": dense.replacement(np.frombuffer(wanted, "<u2"), DTYPES["BF16"]),
         "ulp": ulp_of("BF16", start, wanted),
-        "sorted": ulp_of("BF16", start, wanted, "exponent"),
+        "sorted": ulp_of("BF16", start, wanted, "magnitude"),
+        "rows": ulp_of("BF16", start, wanted, "rows", random_bytes(39, 3)),
         "sparse": sparse.placed(positions, np.arange(90).astype("<u2"), DTYPES["BF16"], delta.size, "replace"),
         "factors": factors.banded(bands, 4, "stream"),
     }
@@ -268,19 +269,20 @@ def test_a_wrong_base_is_found_by_a_whole_tensor_and_by_the_whole_base(tmp_path:
         assert applied.get_slice("t")[0:1].size == 8  # which no slice can notice
 
 
-def test_sorted_steps_are_made_in_whole_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sort", ["magnitude", "rows"])
+def test_sorted_steps_are_made_in_whole_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: str) -> None:
     what, rows, cols = kind("BF16", 600, 1000), 600, 1000  # three spans, the last one short
     raw, wanted = (random_bytes(2 * rows * cols, seed) for seed in (1, 2))
-    case = same_kind("t", what, raw, ulp_of("BF16", raw, wanted, "exponent"))
+    classes = random_bytes(rows, 3) if sort == "rows" else None
+    case = same_kind("t", what, raw, ulp_of("BF16", raw, wanted, sort, classes))
     with opened(tmp_path, plan_of(case), chunk_bytes=1 << 16) as applied:
         whole = np.frombuffer(wanted, "<u2").reshape(rows, cols)
         for index in some_slices((rows, cols)):
             assert np.array_equal(applied.get_slice("t")[index], whole[index]), index
         counts = bytes_read(monkeypatch)
         assert np.array_equal(applied.get_slice("t")[10:20], whole[10:20])
-        assert sum(counts) == 2 * (1 << 18) + 2 * (
-            1 << 18
-        )  # a span of the base, and the four chunks a plane that hold it
+        # a span of the base, the four chunks a plane that hold it, and the one chunk of classes
+        assert sum(counts) == 2 * (1 << 18) + 2 * (1 << 18) + (rows if sort == "rows" else 0)
 
 
 def test_additions_below_sorted_steps_are_made_whole_and_proved(tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ def test_additions_below_sorted_steps_are_made_whole_and_proved(tmp_path: Path) 
     raw = bf16(*range(24))
     change = lowrank.packed([int_slice([1.0], [[[1, 1, 0, 1]]], [[[1, 0, 1, 0, -1, 0]]])], "stream")
     middle = made_directly(same_kind("t", what, raw, change))
-    case = same_kind("t", what, raw, change, ulp_of("BF16", middle, random_bytes(48), "exponent"))
+    case = same_kind("t", what, raw, change, ulp_of("BF16", middle, random_bytes(48), "magnitude"))
     with opened(tmp_path, plan_of(case)) as applied:
         whole = np.frombuffer(random_bytes(48), "<u2").reshape(4, 6)
         for index in some_slices((4, 6)):
