@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from skillpack_format.contents import Content, Contents, load, load_runs, plan, 
 from skillpack_format.digest import Bytes, TensorIdentity, sha256, sha256_of
 from skillpack_format.dtypes import Array
 from skillpack_format.encodings._base import Additive, Rewriting, Target
-from skillpack_format.errors import error, located
+from skillpack_format.errors import SkillPackError, error, located
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.making import Change, delta_of, made_blocks, make, start_blocks, start_of
@@ -273,6 +274,9 @@ def _collector_paused() -> Iterator[None]:
     gc.disable()
     try:
         yield
+    except SkillPackError as found:
+        traceback.clear_frames(found.__traceback__)
+        raise
     finally:
         if was_enabled:
             gc.enable()

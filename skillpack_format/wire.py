@@ -7,7 +7,6 @@ strictly ascending ASCII strings. Nothing is allocated on a claim: a length is c
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Any, Final, NoReturn
 
 from skillpack_format.errors import error
@@ -99,13 +98,14 @@ class _Decoder:
         at, values = 0, 1  # values: as many as the lengths read have announced
         whole: list[Plain] = []
         value: Any
-        # the container that is open: itself, its members to come, and the last key of a map, None where it is an array
+        # the container that is open: itself, how many members are to come, and a map's last key, None in an array
         opened: Any = whole
-        members, key = repeat(None, 1), None
+        left, key = 1, None
         around: list[Any] = []  # the same of those around it
         try:
             while True:
-                for _ in members:
+                while left:
+                    left -= 1
                     if key is not None:
                         end = at + 1 + (data[at] & 0x1F)  # where nearly every key ends
                         found = keys.get(data[at:end])
@@ -117,7 +117,7 @@ class _Decoder:
                     kind, width, value = _HEADS[data[at]]
                     at += 1
                     if width:
-                        least, value = value, int.from_bytes(data[at : at + width], "big")
+                        least, value = value, data[at] if width == 1 else int.from_bytes(data[at : at + width], "big")
                         at += width
                         if at > size or value < least:
                             self.refuse_number(at - width, width, kind, value)
@@ -125,7 +125,7 @@ class _Decoder:
                         end = at + value
                         if end > size:
                             self.refuse_end(value, at)
-                        value, at = data[at:end].decode("utf-8"), end
+                        value, at = data[at:end].decode(), end
                     elif kind == "bin":
                         end = at + value
                         if end > size:
@@ -143,17 +143,16 @@ class _Decoder:
                                 opened.append(value)
                             else:
                                 opened[key] = value
-                            around.append((opened, members, key))
-                            opened, members, key = value, repeat(None, count), None if in_array else ""
-                            break
+                            around.append((opened, left, key))
+                            opened, left, key = value, count, None if in_array else ""
+                            continue
                     if key is None:
                         opened.append(value)
                     else:
                         opened[key] = value
-                else:
-                    if not around:
-                        return whole[0], at
-                    opened, members, key = around.pop()
+                if not around:
+                    return whole[0], at
+                opened, left, key = around.pop()
         except IndexError:  # of data[at]
             self.refuse_end(1, size)
         except UnicodeDecodeError:

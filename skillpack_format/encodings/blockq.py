@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import SMALLEST_SCALE, Bench, Block, DeviceArray, Grid, require_scales
@@ -36,8 +36,7 @@ SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 LARGEST_SCALE: Final = 2.0**127  # rounds to no infinity
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
+class Params(NamedTuple):
     bits: int
     group: int
     packing: str
@@ -84,6 +83,12 @@ class Blockq:
 
     def products(self, params: Params) -> int:
         return 0
+
+    def planes(self, params: Params, target: Target) -> list[int]:
+        grid = target.grid
+        codes = packing_of.packed_nbytes(grid.items, params.bits, params.packing)
+        scales = grid.stack * grid.rows * params.groups(grid.cols)
+        return [codes] + [scales] * (params.scale.itemsize + (2 if params.zero is None else 0))
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool, tensor_nbytes
@@ -20,8 +20,7 @@ MODES: Final = ("add", "replace")
 _KEYS: Final = frozenset(("dtype", "mode"))
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
+class Params(NamedTuple):
     dtype: DType
     mode: str
 
@@ -57,7 +56,7 @@ class Dense:
         require_keys(plain, _KEYS, (), where)
         dtype = dtype_named(text(plain, "dtype", where), where)
         mode = one_of(plain, "mode", MODES, where, "manifest.parameter")
-        if mode == "replace" and dtype != target.dtype:
+        if mode == "replace" and dtype.name != target.dtype.name:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
         if mode == "add" and not dtype.is_arithmetic:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot be added; F32, F16 and BF16 can")
@@ -71,6 +70,10 @@ class Dense:
 
     def products(self, params: Params) -> int:
         return 0
+
+    def planes(self, params: Params, target: Target) -> list[int]:
+        width = params.dtype.itemsize or 1
+        return [tensor_nbytes(params.dtype, target.shape) // width] * width
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         width = params.dtype.itemsize or 1  # sub-byte types are carried as the bytes they fill

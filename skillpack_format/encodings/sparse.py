@@ -93,7 +93,7 @@ class Sparse:
         require_keys(plain, ("count", "dtype", "gaps", "index", "mode"), (), where)
         dtype = dtype_named(text(plain, "dtype", where), where)
         mode = one_of(plain, "mode", MODES, where, "manifest.parameter")
-        if mode == "replace" and dtype != target.dtype:
+        if mode == "replace" and dtype.name != target.dtype.name:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
         if mode == "add" and not dtype.is_arithmetic:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot be added; F32, F16 and BF16 can")
@@ -114,12 +114,12 @@ class Sparse:
     def products(self, params: Params) -> int:
         return 0
 
+    def planes(self, params: Params, target: Target) -> list[int]:
+        width, count = _index_of(params, target)
+        return [count] * width + [params.count] * params.dtype.itemsize
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
-        if params.index == "bitmap":
-            index = PartSpec("index", 1, (target.numel + 7) // 8)
-        else:
-            index = PartSpec("index", _WIDTH[params.index], params.gaps)
-        return index, PartSpec("values", params.dtype.itemsize, params.count)
+        return PartSpec("index", *_index_of(params, target)), PartSpec("values", params.dtype.itemsize, params.count)
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         read = _from_bitmap if params.index == "bitmap" else _from_gaps
@@ -130,6 +130,11 @@ class Sparse:
         values = bits_to_float32(parts["values"], params.dtype)
         require_finite(values, where, "the added values")
         return Adding(positions, values, target.grid)
+
+
+def _index_of(params: Params, target: Target) -> tuple[int, int]:
+    """Of the part ``index``: bytes an item, and how many items."""
+    return (1, (target.numel + 7) // 8) if params.index == "bitmap" else (_WIDTH[params.index], params.gaps)
 
 
 def _escape(index: str) -> int:
