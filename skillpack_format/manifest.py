@@ -266,9 +266,8 @@ def parse_entry(plain: Any, limits: Limits) -> Entry:
         _check_keys(base, result, alias, components)
     except SkillPackError as fault:
         raise placed(f"tensor {name!r}", fault) from None
-    return Entry(
-        name, tensor_class, module, base, result, alias, components or (), stats
-    )  # keywords take twice as long
+    # by place: keywords take twice as long
+    return Entry(name, tensor_class, module, base, result, alias, components or (), stats)
 
 
 def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:

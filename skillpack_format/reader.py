@@ -79,18 +79,20 @@ class Pack(Closing):
     def _read_documents(self, limits: Limits, report: Report) -> None:
         """Every check before DATA, in the order of spec/container.md."""
         header = read_header(self._read_file, self._file.size, limits)
-        self._data_offset = header.data_offset
-        self.pack_id: str = sha256(header.manifest).hex()
         meaning = wire.read(header.manifest, limits, "MANIFEST")
         place = wire.read(header.storage, limits, "STORAGE")
-        self.manifest: Manifest = manifest_room.parse(meaning, limits, report)
-        self.contents: Contents = plan(self.manifest, limits, report)
-        storage = storage_room.parse(place, limits, len(self.contents.all))
+        manifest = manifest_room.parse(meaning, limits, report)
+        contents = plan(manifest, limits, report)
+        storage = storage_room.parse(place, limits, len(contents.all))
         for index, segment in enumerate(storage.segments):
             if segment.codec not in CODECS:
                 codec_named(segment.codec, f"STORAGE segment {index}")
-        planes = (content.planes for content in self.contents.all)
+        planes = (content.planes for content in contents.all)
         self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
+        self._data_offset = header.data_offset
+        self.pack_id: str = sha256(header.manifest).hex()
+        self.manifest: Manifest = manifest
+        self.contents: Contents = contents
 
     def close(self) -> None:
         self._file.close()
@@ -269,7 +271,10 @@ class Pack(Closing):
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """No cyclic garbage collection: a header is many small values and no cycle, and looking for some costs a fifth."""
+    """No cyclic garbage collection: a header is many small values and no cycle, and looking for some costs a fifth.
+
+    What was read of a header that is refused is gone before, and does not live as long as the error is kept.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
