@@ -18,13 +18,14 @@ from skillpack_format.digest import Bytes, TensorKind
 from skillpack_format.dtypes import Array, DType, dtype_named
 from skillpack_format.encodings._base import Encoded, Encoding, PartSpec, Target
 from skillpack_format.errors import SkillPackError, error, placed
+from skillpack_format.fields import made
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.manifest import Entry, Manifest, Report, SideFile, raise_first
 from skillpack_format.storage import Chunk, Extent, chunk_record
 
 
-class Content(NamedTuple):  # this and the next are made in half the time of a dataclass, and a header has thousands
+class Content(NamedTuple):  # this and the next: see fields.made
     """One segment's decoded bytes: what they belong to, their parts, and the digest they must have."""
 
     where: str
@@ -88,7 +89,7 @@ def _file_content(where: str, each: SideFile) -> Content:
 
 
 def target_of(kind: TensorKind) -> Target:
-    return Target(dtype_named(kind.dtype), kind.shape)
+    return made(Target, (dtype_named(kind.dtype), kind.shape))
 
 
 def is_compatible(base: TensorKind | None, result: TensorKind) -> bool:
@@ -124,9 +125,10 @@ def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[Plann
             limits.require("tensor_bytes", sum(planes), "")
         except SkillPackError as fault:
             raise placed(f"tensor {name!r} component {index}", fault) from None
-        planned.append(PlannedComponent(encoding, params, segment + index))
+        planned.append(made(PlannedComponent, (encoding, params, segment + index)))
         where = f"tensor {name!r} component {index} ({encoding.name})"
-        contents.append(Content(where, planes, component.sha256, partial(encoding.parts, params, target)))
+        specify = partial(encoding.parts, params, target)
+        contents.append(made(Content, (where, planes, component.sha256, specify)))
         adds.append(encoding.adds(params))
         products += encoding.products(params)
     try:

@@ -26,7 +26,7 @@ def sha256_of(values: NDArray[Any]) -> bytes:
     return sha256(values.reshape(-1).view(np.uint8).data)
 
 
-class TensorKind(NamedTuple):  # this and the next are made in half the time of a dataclass; a header has thousands
+class TensorKind(NamedTuple):  # this and the next: see fields.made
     """What a tensor is without its bytes: the dtype's name and the shape."""
 
     dtype: str

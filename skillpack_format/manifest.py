@@ -15,7 +15,7 @@ from skillpack_format import wire
 from skillpack_format.digest import PRINT_BYTES, TensorIdentity, TensorKind, sha256
 from skillpack_format.dtypes import dtype_named, tensor_nbytes
 from skillpack_format.errors import SkillPackError, error, placed
-from skillpack_format.fields import array, binary, integer, one_of, require_keys, text
+from skillpack_format.fields import array, binary, integer, made, one_of, require_keys, text
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.names import (
     INDEX_SUFFIX,
@@ -42,7 +42,7 @@ def raise_first(found: SkillPackError) -> None:
     raise found
 
 
-class Component(NamedTuple):  # this and Entry are made in half the time of a dataclass; a header has thousands
+class Component(NamedTuple):  # this and the next: see fields.made
     """One component: its encoding's name, its parameters as they stand in the file, its content's digest."""
 
     encoding: str
@@ -266,8 +266,7 @@ def parse_entry(plain: Any, limits: Limits) -> Entry:
         _check_keys(base, result, alias, components)
     except SkillPackError as fault:
         raise placed(f"tensor {name!r}", fault) from None
-    # by place: keywords take twice as long
-    return Entry(name, tensor_class, module, base, result, alias, components or (), stats)
+    return made(Entry, (name, tensor_class, module, base, result, alias, components or (), stats))
 
 
 def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:
@@ -280,7 +279,7 @@ def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:
             integer({"dim": dim}, "dim", 0, _MOST, f"{where} shape[{dims.index(dim)}]", "manifest.shape")
     shape = tuple(dims)
     limits.require("tensor_bytes", tensor_nbytes(dtype, shape, where), where)
-    return TensorIdentity(TensorKind(dtype.name, shape), binary(plain, "sha256", 32, where))
+    return made(TensorIdentity, (made(TensorKind, (dtype.name, shape)), binary(plain, "sha256", 32, where)))
 
 
 def _parse_components(plain: dict[str, Any], limits: Limits) -> tuple[Component, ...]:
@@ -303,7 +302,7 @@ def _parse_component(plain: Any) -> Component:
         del params["encoding"], params["sha256"]
     except KeyError as missing:
         raise error("manifest.missing-key", "", f"key {missing.args[0]!r} is missing") from None
-    return Component(text(plain, "encoding", ""), params, binary(plain, "sha256", 32, ""))
+    return made(Component, (text(plain, "encoding", ""), params, binary(plain, "sha256", 32, "")))
 
 
 def _parse_stats(plain: Any, where: str) -> dict[str, int | bytes]:

@@ -25,7 +25,7 @@ from skillpack_format.encodings._base import (
     Windowed,
 )
 from skillpack_format.errors import error
-from skillpack_format.fields import integer, one_of, require_keys
+from skillpack_format.fields import integer, made, one_of, require_keys
 from skillpack_format.groups import symmetric_codes
 from skillpack_format.lazy_numpy import np
 
@@ -73,7 +73,7 @@ class Blockq:
         packing = one_of(plain, "packing", packing_of.PACKINGS, where, "manifest.parameter")
         scale = dtype_named(one_of(plain, "scale", SCALE_DTYPES, where, "manifest.parameter"), where)
         zero = integer(plain, "zero", 0, (2 << bits) - 2, where, "manifest.parameter") if "zero" in plain else None
-        return Params(bits, group, packing, scale, zero)
+        return made(Params, (bits, group, packing, scale, zero))
 
     def adds(self, params: Params) -> bool:
         return True

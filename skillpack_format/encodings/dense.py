@@ -10,7 +10,7 @@ from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finit
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool, tensor_nbytes
 from skillpack_format.encodings._base import Additive, Encoded, Parts, PartSpec, Rewriting, Target, Window, Windowed
 from skillpack_format.errors import error
-from skillpack_format.fields import one_of, require_keys, text
+from skillpack_format.fields import made, one_of, require_keys, text
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Dense:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
         if mode == "add" and not dtype.is_arithmetic:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot be added; F32, F16 and BF16 can")
-        return Params(dtype, mode)
+        return made(Params, (dtype, mode))
 
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
