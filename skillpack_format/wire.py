@@ -160,25 +160,26 @@ class _Decoder:
 
     def key(self, at: int) -> tuple[str, int]:
         """The map key at ``at``, and where it ends."""
-        kind, width, count = _HEADS[self.data[at]]
+        data = self.data
+        kind, width, count = _HEADS[data[at]]
         start = at + 1 + width
         if width:
-            least, count = count, int.from_bytes(self.data[at + 1 : start], "big")
-            if start > len(self.data) or count < least:
+            least, count = count, int.from_bytes(data[at + 1 : start], "big")
+            if start > len(data) or count < least:
                 self.refuse_number(at + 1, width, kind, count)
         if kind != "str":
             if kind == "none":
                 self.refuse_type(at)
             self.refuse("wire.key-type", at, f"a map key is {kind}, keys are str")
         end = start + count
-        raw = self.data[start:end]
+        raw = data[start:end]
         if len(raw) < count:
             self.refuse_end(count, start)
         if not raw.isascii():
             self.refuse("wire.key-type", at, "a map key is not ASCII")
-        key = raw.decode("ascii")
+        key = raw.decode()
         if len(self.keys) < _KEPT_KEYS:
-            self.keys[self.data[at:end]] = key
+            self.keys[data[at:end]] = key
         return key, end
 
     def refuse_container(self, at: int, kind: str, announced: int, depth: int, values: int) -> None:
