@@ -71,6 +71,7 @@ def _heads() -> tuple[tuple[str, int, int], ...]:
 
 
 _HEADS: Final = _heads()
+_KEY_BYTES: Final = tuple(1 + (first & 0x1F) for first in range(256))  # of a key that is as short as nearly all are
 
 
 class _Decoder:
@@ -107,7 +108,7 @@ class _Decoder:
                 while left:
                     left -= 1
                     if key is not None:
-                        end = at + 1 + (data[at] & 0x1F)  # where nearly every key ends
+                        end = at + _KEY_BYTES[data[at]]
                         found = keys.get(data[at:end])
                         if found is None:
                             found, end = self.key(at)

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import f32, int_slice, kind, made_directly, opened, refused, same_kind
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skillpack_format import bits as room
 from skillpack_format.contents import target_of
 from skillpack_format.encodings._base import Encoded, PartSpec
 from skillpack_format.encodings.lowrank import ENCODING, packed
+from skillpack_format.errors import ManifestError
 
 TARGET = target_of(kind("F32", 2, 4, 6))
 
@@ -38,6 +41,27 @@ def test_sums_of_products_stay_within_two_to_the_24(bits: tuple[int, int], rank:
     target = target_of(kind("F32", 1 << 25, 1 << 25))
     parse(one_slice(bits_u=bits[0], bits_v=bits[1], rank=rank), target=target)
     refused("manifest.parameter", parse, one_slice(bits_u=bits[0], bits_v=bits[1], rank=rank + 1), target=target)
+
+
+NUMBERS = st.integers(0, 9) | st.sampled_from(["", "2", b"\2", [], {}])
+MAPS = st.fixed_dictionaries({"bits_u": NUMBERS, "bits_v": NUMBERS, "rank": NUMBERS}, optional={"x": NUMBERS})
+
+
+def is_slice(plain: Any) -> bool:
+    if not isinstance(plain, dict) or plain.keys() != {"bits_u", "bits_v", "rank"}:
+        return False
+    return all(isinstance(value, int) and 1 <= value <= 8 for value in plain.values()) and plain["rank"] <= 4
+
+
+@given(st.lists(MAPS | st.sampled_from([7, "abc", b"abc", [1, 2, 3], {}]), min_size=1, max_size=4))
+def test_of_several_slices_the_first_that_is_wrong_is_named(slices: list[Any]) -> None:
+    wrong = [k for k, each in enumerate(slices) if not is_slice(each)]
+    if wrong:
+        with pytest.raises(ManifestError) as found:
+            parse(*slices)
+        assert found.value.where == f"here slice {wrong[0]}"
+    else:
+        assert parse(*slices).slices == [(each["bits_u"], each["bits_v"], each["rank"]) for each in slices]
 
 
 def test_has_one_to_64_slices() -> None:
