@@ -334,12 +334,12 @@ def _check_keys(
 
 def _check_whole(manifest: Manifest, report: Report) -> None:
     """What entries must be to each other and to the counts."""
-    aliases = [entry for entry in manifest.tensors if entry.alias is not None]
+    aliases = [(entry, entry.alias) for entry in manifest.tensors if entry.alias is not None]
     by_name = {entry.name: entry for entry in manifest.tensors} if aliases else {}
-    for entry in aliases:
-        target = by_name.get(entry.alias or "")  # no name is empty
+    for entry, alias in aliases:
+        target = by_name.get(alias)
         if target is not None and (target.alias is not None or target.result != entry.result):
-            message = f"{entry.alias!r} is itself an alias, is removed, or is another tensor than this one must be"
+            message = f"{alias!r} is itself an alias, is removed, or is another tensor than this one must be"
             report(error("manifest.alias", f"tensor {entry.name!r}", message))
     added = [entry.base for entry in manifest.tensors].count(None)
     removed = [entry.result for entry in manifest.tensors].count(None)

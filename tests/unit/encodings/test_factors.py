@@ -66,6 +66,10 @@ def test_refuses_a_band_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, one_band(), one_band(**changes)).where == "here band 1"
 
 
+def test_bands_at_the_ends_of_the_range_are_not_named_in_the_place_of_a_wrong_one() -> None:
+    assert refused("manifest.type", parse, one_band(rank=1), one_band(rank=4), 7).where == "here band 2"
+
+
 @pytest.mark.parametrize(
     "changes", [{"group": 0}, {"group": (1 << 32) + 1}, {"packing": "rows"}, {"scale": "F64"}, {"scale": "Q4"}]
 )

@@ -36,6 +36,14 @@ def test_refuses_a_slice_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, one_slice(), one_slice(**changes)).where == "here slice 1"
 
 
+def test_slices_at_the_ends_of_every_range_are_not_named_in_the_place_of_a_wrong_one() -> None:
+    ends = one_slice(bits_u=1, bits_v=1, rank=1), one_slice(bits_u=8, bits_v=8, rank=4)
+    assert refused("manifest.type", parse, *ends, 7).where == "here slice 2"
+    large = target_of(kind("F32", 1 << 25, 1 << 25))
+    exact = one_slice(bits_u=8, bits_v=8, rank=1024), one_slice(bits_u=1, bits_v=1, rank=1 << 24)
+    assert refused("manifest.type", parse, *exact, 7, target=large).where == "here slice 2"
+
+
 @pytest.mark.parametrize(("bits", "rank"), [((8, 8), 1024), ((8, 1), 131072), ((1, 1), 1 << 24), ((4, 6), 1 << 16)])
 def test_sums_of_products_stay_within_two_to_the_24(bits: tuple[int, int], rank: int) -> None:
     target = target_of(kind("F32", 1 << 25, 1 << 25))
