@@ -267,3 +267,7 @@ def test_a_key_is_read_as_any_text() -> None:
     assert "needs 32 more bytes, 31 are left" in refused("wire.truncated", read, hexed("81d920" + "61" * 31)).message
     for count in (32, 255, 256):
         assert read(wire.write({"a" * count: 1})) == {"a" * count: 1}
+
+
+def test_a_key_of_which_only_the_length_is_left_is_truncated() -> None:
+    assert refused("wire.truncated", read, hexed("81d920")).message == "byte 3: needs 32 more bytes, 0 are left"
