@@ -16,7 +16,7 @@ Plain = Any  # int | str | bytes | list[Plain] | dict[str, Plain]
 
 # limit.exceeded/density: a document may have so many values, and one more for every so many of its bytes
 FREE_VALUES: Final = 4096
-BYTES_A_VALUE: Final = 4
+BYTES_A_VALUE: Final = 5
 
 _KEPT_KEYS: Final = 256  # more than the format has; a document of ever new keys would only fill the table
 

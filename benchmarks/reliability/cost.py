@@ -195,7 +195,7 @@ def banded(count: int) -> Documents:
 
 def thinned(manifest: Plain) -> Plain:
     """With as much text as makes it lawful (limit.exceeded/density)."""
-    missing = 4 * (values_of(manifest) + 2 - wire.FREE_VALUES) - len(wire.write(manifest))
+    missing = wire.BYTES_A_VALUE * (values_of(manifest) + 2 - wire.FREE_VALUES) - len(wire.write(manifest))
     return {**manifest, "metadata": {"k": "x" * missing}} if missing > 0 else manifest
 
 
@@ -223,7 +223,8 @@ def printed(count: int) -> Documents:
 
 
 def segmented(count: int) -> Documents:
-    return documents_of(manifest_of([], 0, 0), storage_of([{"chunks": b"", "codec": "raw"}] * count))
+    """Segments as small as a document of many may have them (limit.exceeded/density)."""
+    return documents_of(manifest_of([], 0, 0), storage_of([{"chunks": bytes(5), "codec": "raw"}] * count))
 
 
 def chunked(count: int) -> Documents:
@@ -237,7 +238,7 @@ def dense(item: bytes, values: int) -> Callable[[int], Documents]:
 
     def build(count: int) -> Documents:
         before = b"\x92" + _head(b"\xdc\xdd", count) + item * count
-        missing = max(0, 4 * (count * values + 3 - wire.FREE_VALUES) - len(before))
+        missing = max(0, wire.BYTES_A_VALUE * (count * values + 3 - wire.FREE_VALUES) - len(before))
         return (before + _head(b"\xc5\xc6", max(missing, 256)) + bytes(max(missing, 256)) + b"\x00", b"")
 
     return build
@@ -245,7 +246,7 @@ def dense(item: bytes, values: int) -> Callable[[int], Documents]:
 
 def keyed(count: int) -> Documents:
     """A map of as many keys as it can have, each of its own."""
-    return wire.write({f"{k:06}": 0 for k in range(count)}) + b"\x00", b""
+    return wire.write({f"{k:08}": 0 for k in range(count)}) + b"\x00", b""
 
 
 def _head(firsts: bytes, count: int) -> bytes:
