@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from skillpack_format.codes import CodeMatrix, Levels
 from skillpack_format.dtypes import Array, DType, bits_to_float32, float32_to_bits, largest_magnitude
@@ -31,8 +31,7 @@ BLOCK_ITEMS: Final = 1 << 18  # 2 MiB of float64: every step finds what the one 
 DeviceArray = Any  # what a bench computes with: numpy.ndarray, torch.Tensor, or something of its own
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(NamedTuple):
     """A tensor's shape seen as ``stack`` matrices of ``rows`` x ``cols`` (num.matrix)."""
 
     stack: int

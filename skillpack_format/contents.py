@@ -9,37 +9,38 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from skillpack_format.bits import join_planes, split_planes
 from skillpack_format.catalog import codec_named, encoding_named
 from skillpack_format.digest import Bytes, TensorKind
-from skillpack_format.dtypes import Array, dtype_named
+from skillpack_format.dtypes import Array, DType, dtype_named
 from skillpack_format.encodings._base import Encoded, Encoding, PartSpec, Target
 from skillpack_format.errors import SkillPackError, error, placed
+from skillpack_format.fields import made
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.manifest import Component, Entry, Manifest, Report, SideFile, raise_first
+from skillpack_format.manifest import Entry, Manifest, Report, SideFile, raise_first
 from skillpack_format.storage import Chunk, Extent, chunk_record
 
 
-class Content(NamedTuple):  # this and the next are made in half the time of a dataclass, and a header has thousands
+class Content(NamedTuple):  # this and the next: see fields.made
     """One segment's decoded bytes: what they belong to, their parts, and the digest they must have."""
 
     where: str
-    parts: tuple[PartSpec, ...]
+    planes: Sequence[int]  # the length of every byte plane, in stored order
     sha256: bytes
+    specify: Callable[[], tuple[PartSpec, ...]]  # makes the parts, of which opening needs none
 
     @property
-    def planes(self) -> list[int]:
-        """The length of every byte plane, in stored order."""
-        return plane_lengths(self.parts)
+    def parts(self) -> tuple[PartSpec, ...]:
+        return self.specify()
 
 
 class PlannedComponent(NamedTuple):
     """A component of an entry, its name resolved and its parameters checked. ``segment`` counts over the whole pack."""
 
-    component: Component
     encoding: Encoding
     params: Any
     segment: int
@@ -84,15 +85,11 @@ def plan(manifest: Manifest, limits: Limits = DEFAULT_LIMITS, report: Report = r
 
 
 def _file_content(where: str, each: SideFile) -> Content:
-    return Content(where, (PartSpec("bytes", 1, each.nbytes),), each.sha256)
-
-
-def plane_lengths(parts: Sequence[PartSpec]) -> list[int]:
-    return [part.count for part in parts for _ in range(part.width)]
+    return Content(where, [each.nbytes], each.sha256, lambda: (PartSpec("bytes", 1, each.nbytes),))
 
 
 def target_of(kind: TensorKind) -> Target:
-    return Target(dtype_named(kind.dtype), kind.shape)
+    return made(Target, (dtype_named(kind.dtype), kind.shape))
 
 
 def is_compatible(base: TensorKind | None, result: TensorKind) -> bool:
@@ -105,48 +102,54 @@ def is_compatible(base: TensorKind | None, result: TensorKind) -> bool:
     return (before == after or (before.is_arithmetic and after.is_arithmetic)) and (same_rows or resized)
 
 
+def _is_converted(base: TensorKind | None, result: TensorKind) -> bool:
+    """Whether START alone is a change: another dtype, or other rows."""
+    return base != result and is_compatible(base, result)
+
+
 def _plan_entry(entry: Entry, segment: int, limits: Limits) -> tuple[tuple[PlannedComponent, ...], list[Content]]:
-    if entry.result is None or entry.alias is not None:
+    result = entry.result
+    if result is None or entry.alias is not None:
         return (), []
-    target = target_of(entry.result.kind)
+    name, target = entry.name, target_of(result.kind)
+    numel = target.numel
     planned: list[PlannedComponent] = []
     contents: list[Content] = []
+    adds: list[bool] = []
     products = 0
     for index, component in enumerate(entry.components):
         try:
             encoding = encoding_named(component.encoding, "")
             params = encoding.parse(component.params, target, "")
-            parts = encoding.parts(params, target)
-            limits.require("tensor_bytes", sum([part.width * part.count for part in parts]), "")
+            planes = encoding.planes(params, target)
+            limits.require("tensor_bytes", sum(planes), "")
         except SkillPackError as fault:
-            raise placed(f"tensor {entry.name!r} component {index}", fault) from None
-        planned.append(PlannedComponent(component, encoding, params, segment + index))
-        where = f"tensor {entry.name!r} component {index} ({encoding.name})"
-        contents.append(Content(where, parts, component.sha256))
+            raise placed(f"tensor {name!r} component {index}", fault) from None
+        planned.append(made(PlannedComponent, (encoding, params, segment + index)))
+        where = f"tensor {name!r} component {index} ({encoding.name})"
+        specify = partial(encoding.parts, params, target)
+        contents.append(made(Content, (where, planes, component.sha256, specify)))
+        adds.append(encoding.adds(params))
         products += encoding.products(params)
     try:
-        limits.require("tensor_products", products * target.numel, "")
-        _check_stack(planned, target, entry.base.kind if entry.base else None, entry.result.kind)
+        limits.require("tensor_products", products * numel, "")
+        if adds:
+            _check_stack(adds, target.dtype, numel)
+        elif numel and not _is_converted(entry.base.kind if entry.base else None, result.kind):
+            raise error("manifest.components", "", "no components, and neither dtype nor rows of the base to change")
     except SkillPackError as fault:
-        raise placed(f"tensor {entry.name!r}", fault) from None
+        raise placed(f"tensor {name!r}", fault) from None
     return tuple(planned), contents
 
 
-def _check_stack(
-    planned: Sequence[PlannedComponent], target: Target, base: TensorKind | None, result: TensorKind
-) -> None:
-    """The order and company of components (manifest.components)."""
-    if not planned:
-        if target.numel and (base == result or not is_compatible(base, result)):
-            raise error("manifest.components", "", "no components, and neither dtype nor rows of the base to change")
-        return
-    if not target.numel:
+def _check_stack(adds: Sequence[bool], dtype: DType, numel: int) -> None:
+    """The order and company of components, each of which adds or rewrites (manifest.components)."""
+    if not numel:
         raise error("manifest.components", "", "a tensor without elements has no components")
-    adds = [each.adds for each in planned]
     if False in adds[:-1]:
         raise error("manifest.components", "", "only the last component may rewrite, the others add")
-    if True in adds and not target.dtype.is_arithmetic:
-        raise error("manifest.components", "", f"{target.dtype.name} cannot be added to; F32, F16 and BF16 can")
+    if True in adds and not dtype.is_arithmetic:
+        raise error("manifest.components", "", f"{dtype.name} cannot be added to; F32, F16 and BF16 can")
 
 
 @dataclass(frozen=True, slots=True)

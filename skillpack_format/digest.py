@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillpack_format import wire
 from skillpack_format.lazy_numpy import np
@@ -27,8 +26,7 @@ def sha256_of(values: NDArray[Any]) -> bytes:
     return sha256(values.reshape(-1).view(np.uint8).data)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorKind:
+class TensorKind(NamedTuple):  # this and the next: see fields.made
     """What a tensor is without its bytes: the dtype's name and the shape."""
 
     dtype: str
@@ -38,8 +36,7 @@ class TensorKind:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorIdentity:
+class TensorIdentity(NamedTuple):
     """One tensor of one checkpoint: its kind and the SHA-256 of its bytes as safetensors stores them."""
 
     kind: TensorKind

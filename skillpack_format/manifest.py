@@ -15,7 +15,7 @@ from skillpack_format import wire
 from skillpack_format.digest import PRINT_BYTES, TensorIdentity, TensorKind, sha256
 from skillpack_format.dtypes import dtype_named, tensor_nbytes
 from skillpack_format.errors import SkillPackError, error, placed
-from skillpack_format.fields import array, binary, integer, one_of, require_keys, text
+from skillpack_format.fields import array, binary, integer, made, one_of, require_keys, text
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.names import (
     INDEX_SUFFIX,
@@ -28,6 +28,8 @@ from skillpack_format.names import (
 
 FORMAT: Final = "skillpack/1"
 CLASSES: Final = ("attention", "bias", "embedding", "expert", "head", "mlp", "norm", "other", "router")
+_ENTRY_KEYS: Final = ("class", "module", "name")
+_ENTRY_MAY_HAVE: Final = ("alias", "base", "components", "result", "stats")
 _IDENTITY_KEYS: Final = frozenset(("dtype", "sha256", "shape"))
 _STATS: Final = {"energy": 4, "error": 4, "norm": 4, "projection": 4, "spectrum": 16}  # bytes; and ``changed``
 _MOST: Final = (1 << 64) - 1  # what the wire can hold; limits come after
@@ -40,7 +42,7 @@ def raise_first(found: SkillPackError) -> None:
     raise found
 
 
-class Component(NamedTuple):  # this and Entry are made in half the time of a dataclass; a header has thousands
+class Component(NamedTuple):  # this and the next: see fields.made
     """One component: its encoding's name, its parameters as they stand in the file, its content's digest."""
 
     encoding: str
@@ -247,7 +249,7 @@ def parse_entry(plain: Any, limits: Limits) -> Entry:
 
     The place of a fault is the tensor, and empty as long as its name is not known.
     """
-    require_keys(plain, ("class", "module", "name"), ("alias", "base", "components", "result", "stats"), "")
+    require_keys(plain, _ENTRY_KEYS, _ENTRY_MAY_HAVE, "")
     name = text(plain, "name", "")
     check_tensor_name(name, limits, "")
     try:
@@ -256,20 +258,15 @@ def parse_entry(plain: Any, limits: Limits) -> Entry:
         alias = text(plain, "alias", "") if "alias" in plain else None
         if alias is not None:
             check_tensor_name(alias, limits, "")
-        entry = Entry(
-            name=name,
-            tensor_class=one_of(plain, "class", CLASSES, ""),
-            module=module,
-            base=_parse_identity(plain["base"], "base", limits) if "base" in plain else None,
-            result=_parse_identity(plain["result"], "result", limits) if "result" in plain else None,
-            alias=alias,
-            components=_parse_components(plain, limits) if "components" in plain else (),
-            stats=_parse_stats(plain["stats"], "stats") if "stats" in plain else None,
-        )
-        _check_entry(entry, "components" in plain, "")
+        tensor_class = one_of(plain, "class", CLASSES, "")
+        base = _parse_identity(plain["base"], "base", limits) if "base" in plain else None
+        result = _parse_identity(plain["result"], "result", limits) if "result" in plain else None
+        components = _parse_components(plain, limits) if "components" in plain else None
+        stats = _parse_stats(plain["stats"], "stats") if "stats" in plain else None
+        _check_keys(base, result, alias, components)
     except SkillPackError as fault:
         raise placed(f"tensor {name!r}", fault) from None
-    return entry
+    return made(Entry, (name, tensor_class, module, base, result, alias, components or (), stats))
 
 
 def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:
@@ -282,7 +279,7 @@ def _parse_identity(plain: Any, where: str, limits: Limits) -> TensorIdentity:
             integer({"dim": dim}, "dim", 0, _MOST, f"{where} shape[{dims.index(dim)}]", "manifest.shape")
     shape = tuple(dims)
     limits.require("tensor_bytes", tensor_nbytes(dtype, shape, where), where)
-    return TensorIdentity(TensorKind(dtype.name, shape), binary(plain, "sha256", 32, where))
+    return made(TensorIdentity, (made(TensorKind, (dtype.name, shape)), binary(plain, "sha256", 32, where)))
 
 
 def _parse_components(plain: dict[str, Any], limits: Limits) -> tuple[Component, ...]:
@@ -300,13 +297,12 @@ def _parse_components(plain: dict[str, Any], limits: Limits) -> tuple[Component,
 def _parse_component(plain: Any) -> Component:
     if not isinstance(plain, dict):
         raise error("manifest.type", "", "a map is needed")
-    for key in ("encoding", "sha256"):
-        if key not in plain:
-            raise error("manifest.missing-key", "", f"key {key!r} is missing")
-    encoding, digest = text(plain, "encoding", ""), binary(plain, "sha256", 32, "")
     params = dict(plain)
-    del params["encoding"], params["sha256"]
-    return Component(encoding, params, digest)
+    try:
+        del params["encoding"], params["sha256"]
+    except KeyError as missing:
+        raise error("manifest.missing-key", "", f"key {missing.args[0]!r} is missing") from None
+    return made(Component, (text(plain, "encoding", ""), params, binary(plain, "sha256", 32, "")))
 
 
 def _parse_stats(plain: Any, where: str) -> dict[str, int | bytes]:
@@ -319,32 +315,38 @@ def _parse_stats(plain: Any, where: str) -> dict[str, int | bytes]:
     return dict(plain)
 
 
-def _check_entry(entry: Entry, has_components: bool, where: str) -> None:
+def _check_keys(
+    base: TensorIdentity | None,
+    result: TensorIdentity | None,
+    alias: str | None,
+    components: tuple[Component, ...] | None,
+) -> None:
     """What the keys of one entry must be to each other (manifest.tensor, manifest.alias, manifest.components)."""
-    if entry.base is None and entry.result is None:
-        raise error("manifest.tensor", where, "neither base nor result is there; a change has at least one")
-    if entry.base == entry.result:
-        raise error("manifest.tensor", where, "base and result are the same; unchanged tensors are not listed")
-    if entry.alias is not None and entry.result is None:
-        raise error("manifest.alias", where, "a removed tensor cannot be an alias")
-    if has_components != (entry.result is not None and entry.alias is None):
-        raise error("manifest.components", where, "components are there exactly where a result is no alias")
+    if base is None and result is None:
+        raise error("manifest.tensor", "", "neither base nor result is there; a change has at least one")
+    if base == result:
+        raise error("manifest.tensor", "", "base and result are the same; unchanged tensors are not listed")
+    if alias is not None and result is None:
+        raise error("manifest.alias", "", "a removed tensor cannot be an alias")
+    if (components is not None) != (result is not None and alias is None):
+        raise error("manifest.components", "", "components are there exactly where a result is no alias")
 
 
 def _check_whole(manifest: Manifest, report: Report) -> None:
     """What entries must be to each other and to the counts."""
-    by_name = {entry.name: entry for entry in manifest.tensors}
-    for entry in manifest.tensors:
-        target = by_name.get(entry.alias) if entry.alias is not None else None
+    aliases = [(entry, entry.alias) for entry in manifest.tensors if entry.alias is not None]
+    by_name = {entry.name: entry for entry in manifest.tensors} if aliases else {}
+    for entry, alias in aliases:
+        target = by_name.get(alias)
         if target is not None and (target.alias is not None or target.result != entry.result):
-            message = f"{entry.alias!r} is itself an alias, is removed, or is another tensor than this one must be"
+            message = f"{alias!r} is itself an alias, is removed, or is another tensor than this one must be"
             report(error("manifest.alias", f"tensor {entry.name!r}", message))
-    bound = sum(entry.base is not None for entry in manifest.tensors)
+    added = [entry.base for entry in manifest.tensors].count(None)
+    removed = [entry.result for entry in manifest.tensors].count(None)
+    bound = len(manifest.tensors) - added
     if manifest.base.count < bound:
         message = f"count is {manifest.base.count}, and {bound} entries have a base"
         report(error("manifest.value", "MANIFEST base", message))
-    added = sum(entry.base is None for entry in manifest.tensors)
-    removed = sum(entry.result is None for entry in manifest.tensors)
     if manifest.result.count != manifest.base.count + added - removed:
         message = (
             f"count is {manifest.result.count}, base {manifest.base.count} + {added} added - {removed} removed is due"

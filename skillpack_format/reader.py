@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from skillpack_format.contents import Content, Contents, load, load_runs, plan, 
 from skillpack_format.digest import Bytes, TensorIdentity, sha256, sha256_of
 from skillpack_format.dtypes import Array
 from skillpack_format.encodings._base import Additive, Rewriting, Target
-from skillpack_format.errors import error, located
+from skillpack_format.errors import SkillPackError, error, located
 from skillpack_format.lazy_numpy import np
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.making import Change, delta_of, made_blocks, make, start_blocks, start_of
@@ -78,18 +79,20 @@ class Pack(Closing):
     def _read_documents(self, limits: Limits, report: Report) -> None:
         """Every check before DATA, in the order of spec/container.md."""
         header = read_header(self._read_file, self._file.size, limits)
-        self._data_offset = header.data_offset
-        self.pack_id: str = sha256(header.manifest).hex()
         meaning = wire.read(header.manifest, limits, "MANIFEST")
         place = wire.read(header.storage, limits, "STORAGE")
-        self.manifest: Manifest = manifest_room.parse(meaning, limits, report)
-        self.contents: Contents = plan(self.manifest, limits, report)
-        storage = storage_room.parse(place, limits, len(self.contents.all))
+        manifest = manifest_room.parse(meaning, limits, report)
+        contents = plan(manifest, limits, report)
+        storage = storage_room.parse(place, limits, len(contents.all))
         for index, segment in enumerate(storage.segments):
             if segment.codec not in CODECS:
                 codec_named(segment.codec, f"STORAGE segment {index}")
-        planes = (content.planes for content in self.contents.all)
+        planes = (content.planes for content in contents.all)
         self.extents: tuple[Extent, ...] = storage_room.lay_out(storage, planes, header.data_length)
+        self._data_offset = header.data_offset
+        self.pack_id: str = sha256(header.manifest).hex()
+        self.manifest: Manifest = manifest
+        self.contents: Contents = contents
 
     def close(self) -> None:
         self._file.close()
@@ -268,11 +271,17 @@ class Pack(Closing):
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """No cyclic garbage collection: a header is many small values and no cycle, and looking for some costs a fifth."""
+    """No cyclic garbage collection: a header is many small values and no cycle, and looking for some costs a fifth.
+
+    What was read of a header that is refused is gone before, and does not live as long as the error is kept.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
+    except SkillPackError as found:
+        traceback.clear_frames(found.__traceback__)
+        raise
     finally:
         if was_enabled:
             gc.enable()

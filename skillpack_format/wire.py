@@ -7,7 +7,6 @@ strictly ascending ASCII strings. Nothing is allocated on a claim: a length is c
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Any, Final, NoReturn
 
 from skillpack_format.errors import error
@@ -17,7 +16,7 @@ Plain = Any  # int | str | bytes | list[Plain] | dict[str, Plain]
 
 # limit.exceeded/density: a document may have so many values, and one more for every so many of its bytes
 FREE_VALUES: Final = 4096
-BYTES_A_VALUE: Final = 4
+BYTES_A_VALUE: Final = 5
 
 _KEPT_KEYS: Final = 256  # more than the format has; a document of ever new keys would only fill the table
 
@@ -72,6 +71,7 @@ def _heads() -> tuple[tuple[str, int, int], ...]:
 
 
 _HEADS: Final = _heads()
+_KEY_BYTES: Final = tuple(1 + (first & 0x1F) for first in range(256))  # of a key that is as short as nearly all are
 
 
 class _Decoder:
@@ -99,15 +99,16 @@ class _Decoder:
         at, values = 0, 1  # values: as many as the lengths read have announced
         whole: list[Plain] = []
         value: Any
-        # the container that is open: itself, its members to come, and the last key of a map, None where it is an array
+        # the container that is open: itself, how many members are to come, and a map's last key, None in an array
         opened: Any = whole
-        members, key = repeat(None, 1), None
+        left, key = 1, None
         around: list[Any] = []  # the same of those around it
         try:
             while True:
-                for _ in members:
+                while left:
+                    left -= 1
                     if key is not None:
-                        end = at + 1 + (data[at] & 0x1F)  # where nearly every key ends
+                        end = at + _KEY_BYTES[data[at]]
                         found = keys.get(data[at:end])
                         if found is None:
                             found, end = self.key(at)
@@ -117,7 +118,7 @@ class _Decoder:
                     kind, width, value = _HEADS[data[at]]
                     at += 1
                     if width:
-                        least, value = value, int.from_bytes(data[at : at + width], "big")
+                        least, value = value, data[at] if width == 1 else int.from_bytes(data[at : at + width], "big")
                         at += width
                         if at > size or value < least:
                             self.refuse_number(at - width, width, kind, value)
@@ -125,7 +126,7 @@ class _Decoder:
                         end = at + value
                         if end > size:
                             self.refuse_end(value, at)
-                        value, at = data[at:end].decode("utf-8"), end
+                        value, at = data[at:end].decode(), end
                     elif kind == "bin":
                         end = at + value
                         if end > size:
@@ -143,17 +144,16 @@ class _Decoder:
                                 opened.append(value)
                             else:
                                 opened[key] = value
-                            around.append((opened, members, key))
-                            opened, members, key = value, repeat(None, count), None if in_array else ""
-                            break
+                            around.append((opened, left, key))
+                            opened, left, key = value, count, None if in_array else ""
+                            continue
                     if key is None:
                         opened.append(value)
                     else:
                         opened[key] = value
-                else:
-                    if not around:
-                        return whole[0], at
-                    opened, members, key = around.pop()
+                if not around:
+                    return whole[0], at
+                opened, left, key = around.pop()
         except IndexError:  # of data[at]
             self.refuse_end(1, size)
         except UnicodeDecodeError:
@@ -161,25 +161,26 @@ class _Decoder:
 
     def key(self, at: int) -> tuple[str, int]:
         """The map key at ``at``, and where it ends."""
-        kind, width, count = _HEADS[self.data[at]]
+        data = self.data
+        kind, width, count = _HEADS[data[at]]
         start = at + 1 + width
         if width:
-            least, count = count, int.from_bytes(self.data[at + 1 : start], "big")
-            if start > len(self.data) or count < least:
+            least, count = count, int.from_bytes(data[at + 1 : start], "big")
+            if start > len(data) or count < least:
                 self.refuse_number(at + 1, width, kind, count)
         if kind != "str":
             if kind == "none":
                 self.refuse_type(at)
             self.refuse("wire.key-type", at, f"a map key is {kind}, keys are str")
         end = start + count
-        raw = self.data[start:end]
+        raw = data[start:end]
         if len(raw) < count:
             self.refuse_end(count, start)
         if not raw.isascii():
             self.refuse("wire.key-type", at, "a map key is not ASCII")
-        key = raw.decode("ascii")
+        key = raw.decode()
         if len(self.keys) < _KEPT_KEYS:
-            self.keys[self.data[at:end]] = key
+            self.keys[data[at:end]] = key
         return key, end
 
     def refuse_container(self, at: int, kind: str, announced: int, depth: int, values: int) -> None:

@@ -1,8 +1,9 @@
 """What it costs to refuse a file: packs whose fault comes last, each the densest of its kind.
 
 Digests and checksums are right, so that everything before the fault has to be looked at: opening ends with the code
-that stands beside the shape. Each shape is measured at 1 MiB, and at two sizes before it, in CPU time of a process that
-has everything imported; the least of several runs counts, for a busy machine only adds to it.
+that stands beside the shape. Each shape is measured with documents of 1 MiB, the most that a file of 1 MiB can hold,
+compressed or not (container.md), and at two sizes before it, in CPU time of a process that has everything imported; the
+least of several runs counts, for a busy machine only adds to it.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ BOUND_GROWTH: Final = 2.3  # times a doubling
 ZERO: Final = bytes(32)
 
 Plain = dict[str, Any]
+Documents = tuple[bytes, bytes]  # MANIFEST and STORAGE, whatever they say
 
 
 @dataclass(frozen=True)
 class Shape:
-    """``build(count)`` is a pack of ``count`` of something, which ends with ``code`` when it is opened."""
+    """``build(count)`` are documents of ``count`` of something, whose pack ends with ``code`` when it is opened."""
 
     name: str
     code: str
-    build: Callable[[int], bytes]
+    build: Callable[[int], Documents]
 
 
 @dataclass(frozen=True)
 class Cost:
     shape: Shape
-    nbytes: int  # of the largest file
-    seconds: tuple[float, ...]  # of the files of SIZES
+    seconds: tuple[float, ...]  # of documents of SIZES
 
     @property
     def growth(self) -> float | None:
@@ -55,10 +56,8 @@ class Cost:
         return max(after / before for before, after in pairwise(self.seconds))
 
 
-def file_of(manifest: bytes | Plain, storage: bytes | Plain) -> bytes:
-    """A pack without DATA, whatever its documents say of it."""
-    documents = [each if isinstance(each, bytes) else wire.write(each) for each in (manifest, storage)]
-    return write_header(*documents, 0)
+def documents_of(manifest: Plain, storage: Plain) -> Documents:
+    return wire.write(manifest), wire.write(storage)
 
 
 def manifest_of(tensors: list[Plain], base: int, result: int, **others: Any) -> Plain:
@@ -99,17 +98,17 @@ DENSE: Final[Plain] = {"dtype": "U8", "encoding": "dense", "mode": "replace", "s
 ADD: Final[Plain] = {"dtype": "F32", "encoding": "dense", "mode": "add", "sha256": ZERO}
 
 
-def filled(components: list[Plain], segments: list[Plain], **result: Any) -> Callable[[int], bytes]:
+def filled(components: list[Plain], segments: list[Plain], **result: Any) -> Callable[[int], Documents]:
     """Added tensors of such components; the last fault there is: where DATA ends."""
 
-    def build(count: int) -> bytes:
+    def build(count: int) -> Documents:
         tensors = [entry(name, components=components, result=identity(**result)) for name in names(count)]
-        return file_of(manifest_of(tensors, 0, count), storage_of(segments * count))
+        return documents_of(manifest_of(tensors, 0, count), storage_of(segments * count))
 
     return build
 
 
-def model(count: int) -> bytes:
+def model(count: int) -> Documents:
     """Changed matrices with names as models have them, three slices each."""
     slices = [{"bits_u": bits, "bits_v": 4, "rank": 16} for bits in (8, 4, 2)]
     component = {"encoding": "lowrank", "packing": "stream", "sha256": ZERO, "slices": slices}
@@ -131,43 +130,43 @@ def model(count: int) -> bytes:
         bytes_a_slice = [(1024 * 16 * bits + 7) // 8 for each in slices for bits in (each["bits_u"], each["bits_v"])]
         due = 4 * len(slices) + sum(-(-each // 4096) for each in bytes_a_slice)
         segments.append({"chunks": chunks * due, "codec": "zstd"})
-    return file_of(manifest_of(tensors, count, count), storage_of(segments))
+    return documents_of(manifest_of(tensors, count, count), storage_of(segments))
 
 
-def removed(count: int) -> bytes:
-    return file_of(
+def removed(count: int) -> Documents:
+    return documents_of(
         manifest_of([entry(name, base=identity()) for name in names(count)], count, 1), storage_of([])
     )  # one too many
 
 
-def aliases(count: int) -> bytes:
+def aliases(count: int) -> Documents:
     tensors = [entry(name, alias="~", result=identity()) for name in names(count)]
-    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+    return documents_of(manifest_of(tensors, 0, count + 1), storage_of([]))
 
 
-def emptied(count: int) -> bytes:
+def emptied(count: int) -> Documents:
     tensors = [entry(name, components=[], result=identity(shape=(0,))) for name in names(count)]
-    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+    return documents_of(manifest_of(tensors, 0, count + 1), storage_of([]))
 
 
-def deep(count: int) -> bytes:
+def deep(count: int) -> Documents:
     """Shapes of eight dimensions of nine bytes each."""
     shape = (0, *[(1 << 64) - 1] * 7)
     tensors = [entry(name, components=[], result=identity(shape=shape)) for name in names(count)]
-    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+    return documents_of(manifest_of(tensors, 0, count + 1), storage_of([]))
 
 
-def long_names(count: int) -> bytes:
+def long_names(count: int) -> Documents:
     tensors = [entry("x" * 509 + name, alias="~" * 512, result=identity()) for name in names(count)]
-    return file_of(manifest_of(tensors, 0, count + 1), storage_of([]))
+    return documents_of(manifest_of(tensors, 0, count + 1), storage_of([]))
 
 
-def disordered(count: int) -> bytes:
+def disordered(count: int) -> Documents:
     tensors = [entry(name, base=identity()) for name in names(count)]
-    return file_of(manifest_of([*tensors, tensors[-1]], count + 1, 0), storage_of([]))
+    return documents_of(manifest_of([*tensors, tensors[-1]], count + 1, 0), storage_of([]))
 
 
-def sliced(count: int) -> bytes:
+def sliced(count: int) -> Documents:
     """The most slices that a component and an entry may have, all different; no table of chunks fits."""
     tensors = []
     for name, at in zip(names(count // 512 + 1), range(0, count, 512), strict=False):
@@ -180,10 +179,10 @@ def sliced(count: int) -> bytes:
         ]
         tensors.append(entry(name, components=components, result=identity("F32", (16, 16))))
     due = sum(len(each["components"]) for each in tensors)
-    return file_of(thinned(manifest_of(tensors, 0, len(tensors))), storage_of([segment(1)] * due))
+    return documents_of(thinned(manifest_of(tensors, 0, len(tensors))), storage_of([segment(1)] * due))
 
 
-def banded(count: int) -> bytes:
+def banded(count: int) -> Documents:
     tensors = []
     for name, at in zip(names(count // 512 + 1), range(0, count, 512), strict=False):
         listed = [{"code": f"Q{1 + k % 8}", "rank": 1 + k // 64} for k in range(min(512, count - at))]
@@ -191,12 +190,12 @@ def banded(count: int) -> bytes:
         components = [{**common, "bands": listed[first : first + 64]} for first in range(0, len(listed), 64)]
         tensors.append(entry(name, components=components, result=identity("F32", (16, 16))))
     due = sum(len(each["components"]) for each in tensors)
-    return file_of(thinned(manifest_of(tensors, 0, len(tensors))), storage_of([segment(1)] * due))
+    return documents_of(thinned(manifest_of(tensors, 0, len(tensors))), storage_of([segment(1)] * due))
 
 
 def thinned(manifest: Plain) -> Plain:
     """With as much text as makes it lawful (limit.exceeded/density)."""
-    missing = 4 * (values_of(manifest) + 2 - wire.FREE_VALUES) - len(wire.write(manifest))
+    missing = wire.BYTES_A_VALUE * (values_of(manifest) + 2 - wire.FREE_VALUES) - len(wire.write(manifest))
     return {**manifest, "metadata": {"k": "x" * missing}} if missing > 0 else manifest
 
 
@@ -206,47 +205,48 @@ def values_of(plain: Any) -> int:
     return 1 + sum(map(values_of, plain)) if isinstance(plain, list) else 1
 
 
-def sharded(count: int) -> bytes:
+def sharded(count: int) -> Documents:
     """Heads of a layout, the last of them not in order."""
     shards = [{"length": 1, "name": f"{name}.safetensors", "sha256": ZERO} for name in names(min(count, 4096))]
     index = {"length": 1, "name": "model.safetensors.index.json", "sha256": ZERO}
     layout = {"index": index, "shards": [*shards[:-1], shards[0]]}
-    return file_of(manifest_of([], 0, 0, layout=layout), storage_of([]))
+    return documents_of(manifest_of([], 0, 0, layout=layout), storage_of([]))
 
 
-def written(count: int) -> bytes:
+def written(count: int) -> Documents:
     """Metadata of one text in letters of two bytes, one byte above the limit at 1 MiB."""
-    return file_of(manifest_of([], 0, 1, metadata={"k": "\u00e9" * (count // 2)}), storage_of([]))
+    return documents_of(manifest_of([], 0, 1, metadata={"k": "\u00e9" * (count // 2)}), storage_of([]))
 
 
-def printed(count: int) -> bytes:
-    return file_of(manifest_of([], count, count + 1), storage_of([]))
+def printed(count: int) -> Documents:
+    return documents_of(manifest_of([], count, count + 1), storage_of([]))
 
 
-def segmented(count: int) -> bytes:
-    return file_of(manifest_of([], 0, 0), storage_of([{"chunks": b"", "codec": "raw"}] * count))
+def segmented(count: int) -> Documents:
+    """Segments as small as a document of many may have them (limit.exceeded/density)."""
+    return documents_of(manifest_of([], 0, 0), storage_of([{"chunks": bytes(5), "codec": "raw"}] * count))
 
 
-def chunked(count: int) -> bytes:
+def chunked(count: int) -> Documents:
     """One content of so many chunks."""
     tensors = [entry("w", components=[DENSE], result=identity(shape=(4096 * count,)))]
-    return file_of(manifest_of(tensors, 0, 1), storage_of([{**segment(count), "codec": "zstd"}]))
+    return documents_of(manifest_of(tensors, 0, 1), storage_of([{**segment(count), "codec": "zstd"}]))
 
 
-def dense(item: bytes, values: int) -> Callable[[int], bytes]:
+def dense(item: bytes, values: int) -> Callable[[int], Documents]:
     """A MANIFEST of ``count`` times ``item`` with its ``values``, and as many bytes beside as make it lawful."""
 
-    def build(count: int) -> bytes:
+    def build(count: int) -> Documents:
         before = b"\x92" + _head(b"\xdc\xdd", count) + item * count
-        missing = max(0, 4 * (count * values + 3 - wire.FREE_VALUES) - len(before))
-        return file_of(before + _head(b"\xc5\xc6", max(missing, 256)) + bytes(max(missing, 256)) + b"\x00", b"")
+        missing = max(0, wire.BYTES_A_VALUE * (count * values + 3 - wire.FREE_VALUES) - len(before))
+        return (before + _head(b"\xc5\xc6", max(missing, 256)) + bytes(max(missing, 256)) + b"\x00", b"")
 
     return build
 
 
-def keyed(count: int) -> bytes:
+def keyed(count: int) -> Documents:
     """A map of as many keys as it can have, each of its own."""
-    return file_of(wire.write({f"{k:06}": 0 for k in range(count)}) + b"\x00", b"")
+    return wire.write({f"{k:08}": 0 for k in range(count)}) + b"\x00", b""
 
 
 def _head(firsts: bytes, count: int) -> bytes:
@@ -296,17 +296,16 @@ SHAPES: Final = (
 
 
 def sized(shape: Shape, nbytes: int) -> bytes:
-    """About the largest pack of a shape that is not above ``nbytes``."""
+    """A pack of a shape whose documents are about the largest that are not above ``nbytes`` together."""
     count = 1 << 8
-    for _ in range(6):  # its size is nearly a multiple of the count
-        count = max(1, int(count * nbytes / len(shape.build(count))))
+    for _ in range(6):  # their size is nearly a multiple of the count
+        count = max(1, int(count * nbytes / sum(map(len, shape.build(count)))))
         if count >= 1 << 20:  # a shape that grows no more, having all it may have
-            return shape.build(1 << 12)
-    pack = shape.build(count)
-    while len(pack) > nbytes:
+            count = 1 << 12
+            break
+    while sum(map(len, documents := shape.build(count))) > nbytes:
         count -= max(1, count >> 10)
-        pack = shape.build(count)
-    return pack
+    return write_header(*documents, 0)
 
 
 def refusing(path: Path) -> tuple[float, str]:
@@ -333,5 +332,5 @@ def run(
             if {code for _, code in tried} != {shape.code}:
                 raise AssertionError(f"{shape.name}: ends with {tried[0][1]}")
             seconds.append(min(spent for spent, _ in tried))
-        yield Cost(shape, path.stat().st_size, tuple(seconds))
+        yield Cost(shape, tuple(seconds))
         progress(done + 1, len(SHAPES))

@@ -342,8 +342,8 @@ def mutate_density(rng: Random, draft: Draft) -> None:
     document = getattr(draft, which)
     path = descended(rng, document)
     empty = changed(document, path, lambda _: [])
-    free = 4096 - values_of(empty) + len(encoded(empty)) // 4
-    count = 4 * free // 3 + rng.randrange(-3, 4)
+    free = 4096 - values_of(empty) + len(encoded(empty)) // 5
+    count = 5 * free // 4 + rng.randrange(-3, 4)
     setattr(draft, which, changed(document, path, lambda _: [7] * count))
 
 

@@ -302,13 +302,13 @@ def items_and_filling(count: int, filling: int) -> Wire:
 def items_allowed(nbytes: int, values: int) -> tuple[int, int]:
     """Integers and bytes of a bin that make a document of so many bytes and values as dense as it may be.
 
-    Its size has the remainder 3 by 4, so that a reader that rounds up allows one value more.
+    Its size has the remainder 4 by 5, so that a reader that rounds up allows one value more.
     """
     return next(
         (items, filling)
         for items in range(1 << 16)
-        for filling in range(1, 5)
-        if (nbytes + items + filling) % 4 == 3 and values + items == 4096 + (nbytes + items + filling) // 4
+        for filling in range(1, 6)
+        if (nbytes + items + filling) % 5 == 4 and values + items == 4096 + (nbytes + items + filling) // 5
     )
 
 

@@ -1,7 +1,8 @@
 """What an encoding is: named parts of computed size, and what they do to a tensor.
 
-``parts`` is the keystone: it computes from parameters and shape alone how many bytes every part has, so nothing is
-allocated on a claim. ``open`` checks the decoded values once; the object it returns then works block by block.
+``planes`` and ``parts`` are the keystone: they compute from parameters and shape alone how many bytes everything has,
+so nothing is allocated on a claim. ``open`` checks the decoded values once; the object it returns then works block by
+block.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ class PartSpec(NamedTuple):  # which is made in half the time of a dataclass; a 
         return np.dtype(f"<u{self.width}")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The tensor a component helps to make."""
 
     dtype: DType
@@ -176,6 +176,9 @@ class Encoding(Protocol):
 
     def products(self, params: Any) -> int:
         """How many products are summed for one element of the tensor; 0 for an encoding that multiplies no matrices."""
+
+    def planes(self, params: Any, target: Target) -> list[int]:
+        """The length of every byte plane of the parts, in stored order: all that opening a pack asks of them."""
 
     def parts(self, params: Any, target: Target) -> tuple[PartSpec, ...]:
         """Every part and its size, in stored order."""

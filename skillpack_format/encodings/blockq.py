@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import SMALLEST_SCALE, Bench, Block, DeviceArray, Grid, require_scales
@@ -25,7 +25,7 @@ from skillpack_format.encodings._base import (
     Windowed,
 )
 from skillpack_format.errors import error
-from skillpack_format.fields import integer, one_of, require_keys
+from skillpack_format.fields import integer, made, one_of, require_keys
 from skillpack_format.groups import symmetric_codes
 from skillpack_format.lazy_numpy import np
 
@@ -36,8 +36,7 @@ SCALE_DTYPES: Final = ("BF16", "F16", "F32")
 LARGEST_SCALE: Final = 2.0**127  # rounds to no infinity
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
+class Params(NamedTuple):
     bits: int
     group: int
     packing: str
@@ -74,7 +73,7 @@ class Blockq:
         packing = one_of(plain, "packing", packing_of.PACKINGS, where, "manifest.parameter")
         scale = dtype_named(one_of(plain, "scale", SCALE_DTYPES, where, "manifest.parameter"), where)
         zero = integer(plain, "zero", 0, (2 << bits) - 2, where, "manifest.parameter") if "zero" in plain else None
-        return Params(bits, group, packing, scale, zero)
+        return made(Params, (bits, group, packing, scale, zero))
 
     def adds(self, params: Params) -> bool:
         return True
@@ -84,6 +83,12 @@ class Blockq:
 
     def products(self, params: Params) -> int:
         return 0
+
+    def planes(self, params: Params, target: Target) -> list[int]:
+        grid = target.grid
+        codes = packing_of.packed_nbytes(grid.items, params.bits, params.packing)
+        scales = grid.stack * grid.rows * params.groups(grid.cols)
+        return [codes] + [scales] * (params.scale.itemsize + (2 if params.zero is None else 0))
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid

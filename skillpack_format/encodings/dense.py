@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, require_finite
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool, tensor_nbytes
 from skillpack_format.encodings._base import Additive, Encoded, Parts, PartSpec, Rewriting, Target, Window, Windowed
 from skillpack_format.errors import error
-from skillpack_format.fields import one_of, require_keys, text
+from skillpack_format.fields import made, one_of, require_keys, text
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ MODES: Final = ("add", "replace")
 _KEYS: Final = frozenset(("dtype", "mode"))
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
+class Params(NamedTuple):
     dtype: DType
     mode: str
 
@@ -57,11 +56,11 @@ class Dense:
         require_keys(plain, _KEYS, (), where)
         dtype = dtype_named(text(plain, "dtype", where), where)
         mode = one_of(plain, "mode", MODES, where, "manifest.parameter")
-        if mode == "replace" and dtype != target.dtype:
+        if mode == "replace" and dtype.name != target.dtype.name:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
         if mode == "add" and not dtype.is_arithmetic:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot be added; F32, F16 and BF16 can")
-        return Params(dtype, mode)
+        return made(Params, (dtype, mode))
 
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
@@ -71,6 +70,10 @@ class Dense:
 
     def products(self, params: Params) -> int:
         return 0
+
+    def planes(self, params: Params, target: Target) -> list[int]:
+        width = params.dtype.itemsize or 1
+        return [tensor_nbytes(params.dtype, target.shape) // width] * width
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         width = params.dtype.itemsize or 1  # sub-byte types are carried as the bytes they fill

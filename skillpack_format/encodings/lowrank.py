@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import EXACT_PRODUCT, MAX_SLICES, Bench, Block, DeviceArray, Grid, require_scales
@@ -24,7 +25,7 @@ from skillpack_format.encodings._base import (
     Window,
     Windowed,
 )
-from skillpack_format.errors import SkillPackError, error, placed
+from skillpack_format.errors import error
 from skillpack_format.fields import array, integer, one_of, require_keys
 from skillpack_format.lazy_numpy import np
 
@@ -32,19 +33,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_SLICE_KEYS: Final = frozenset(("bits_u", "bits_v", "rank"))
+_SLICE_KEYS: Final = ("bits_u", "bits_v", "rank")
+_values_of: Final = itemgetter(*_SLICE_KEYS)
+SliceParams: TypeAlias = tuple[int, int, int]  # bits of U and V, rank
 
 
-class SliceParams(NamedTuple):
-    bits_u: int
-    bits_v: int
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class Params:
+class Params(NamedTuple):
     packing: str
-    slices: tuple[SliceParams, ...]
+    slices: Sequence[SliceParams]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +107,10 @@ class Lowrank:
             raise error("manifest.parameter", where, f"{len(listed)} slices, there must be 1 to {MAX_SLICES}")
         grid = target.grid
         most = min(grid.rows, grid.cols)
-        slices = []
-        for k, each in enumerate(listed):
-            try:
-                slices.append(_parse_slice(each, most))
-            except SkillPackError as fault:
-                raise placed(f"{where} slice {k}", fault) from None
-        return Params(packing, tuple(slices))
+        slices = _plain_slices(listed, most)
+        if slices is None:
+            slices = [_parse_slice(each, most, f"{where} slice {k}") for k, each in enumerate(listed)]
+        return Params(packing, slices)
 
     def adds(self, params: Params) -> bool:
         return True
@@ -126,15 +119,25 @@ class Lowrank:
         return 1
 
     def products(self, params: Params) -> int:
-        return sum(each.rank for each in params.slices)
+        return sum([rank for _, _, rank in params.slices])
+
+    def planes(self, params: Params, target: Target) -> list[int]:
+        packing, slices = params
+        stack, rows, cols = target.grid
+        found: list[int] = []
+        for bits_u, bits_v, rank in slices:
+            u = packing_of.packed_nbytes(stack * rank * rows, bits_u, packing)
+            v = packing_of.packed_nbytes(stack * rank * cols, bits_v, packing)
+            found += stack, stack, stack, stack, u, v
+        return found
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         found: list[PartSpec] = []
-        for k, each in enumerate(params.slices):
-            columns = grid.stack * each.rank
-            u = packing_of.packed_nbytes(columns * grid.rows, each.bits_u, params.packing)
-            v = packing_of.packed_nbytes(columns * grid.cols, each.bits_v, params.packing)
+        for k, (bits_u, bits_v, rank) in enumerate(params.slices):
+            columns = grid.stack * rank
+            u = packing_of.packed_nbytes(columns * grid.rows, bits_u, params.packing)
+            v = packing_of.packed_nbytes(columns * grid.cols, bits_v, params.packing)
             found += PartSpec(f"scales{k}", 4, grid.stack), PartSpec(f"u{k}", 1, u), PartSpec(f"v{k}", 1, v)
         return tuple(found)
 
@@ -155,13 +158,26 @@ class Lowrank:
         return _open(params, target, window, parts, where)
 
 
-def _parse_slice(plain: Any, most: int) -> SliceParams:
+def _plain_slices(listed: list[Any], most: int) -> list[SliceParams] | None:
+    """What ``_parse_slice`` makes of all, in a fifth of the time; None where it would refuse one."""
+    try:
+        found: list[SliceParams] = list(map(_values_of, listed))
+        fit = [
+            1 <= u <= 8 and 1 <= v <= 8 and 1 <= rank <= most and rank << (u + v - 2) <= EXACT_PRODUCT
+            for u, v, rank in found
+        ]
+    except (KeyError, TypeError):  # no map, a key that is not there, no integer
+        return None
+    return found if False not in fit and set(map(len, listed)) == {len(_SLICE_KEYS)} else None
+
+
+def _parse_slice(plain: Any, most: int, where: str) -> SliceParams:
     """A slice of a matrix whose smaller side is ``most``."""
-    require_keys(plain, _SLICE_KEYS, (), "")
-    bits_u = integer(plain, "bits_u", 1, 8, "", "manifest.parameter")
-    bits_v = integer(plain, "bits_v", 1, 8, "", "manifest.parameter")
+    require_keys(plain, _SLICE_KEYS, (), where)
+    bits_u = integer(plain, "bits_u", 1, 8, where, "manifest.parameter")
+    bits_v = integer(plain, "bits_v", 1, 8, where, "manifest.parameter")
     largest = min(EXACT_PRODUCT >> (bits_u + bits_v - 2), most)
-    return SliceParams(bits_u, bits_v, integer(plain, "rank", 1, largest, "", "manifest.parameter"))
+    return bits_u, bits_v, integer(plain, "rank", 1, largest, where, "manifest.parameter")
 
 
 def _factors(
@@ -172,11 +188,12 @@ def _factors(
     """
     rows, cols = (window.rows, window.cols) if window else (slice(0, grid.rows), slice(0, grid.cols))
     first, stack = (window.matrix, 1) if window else (0, grid.stack)
-    for name, bits, dim, chosen in (("u", params.bits_u, grid.rows, rows), ("v", params.bits_v, grid.cols, cols)):
-        shape = stack, chosen.stop - chosen.start, params.rank
-        start = (first * dim + chosen.start) * params.rank
+    bits_u, bits_v, rank = params
+    for name, bits, dim, chosen in (("u", bits_u, grid.rows, rows), ("v", bits_v, grid.cols, cols)):
+        shape = stack, chosen.stop - chosen.start, rank
+        start = (first * dim + chosen.start) * rank
         run = slice(start, start + shape[0] * shape[1] * shape[2])
-        yield name, bits, grid.stack * dim * params.rank, run, shape
+        yield name, bits, grid.stack * dim * rank, run, shape
 
 
 def _open(params: Params, target: Target, window: Window | None, parts: Parts, where: str) -> Adding:

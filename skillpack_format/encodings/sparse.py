@@ -7,13 +7,13 @@ position. Indices are data that becomes addresses: every check comes before any 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from skillpack_format.arithmetic import Bench, Block, DeviceArray, Grid, require_finite
 from skillpack_format.dtypes import Array, DType, bits_to_float32, dtype_named, require_bool
 from skillpack_format.encodings._base import Additive, Encoded, Encoding, Parts, PartSpec, Rewriting, Target, Window
 from skillpack_format.errors import error
-from skillpack_format.fields import integer, one_of, require_keys, text
+from skillpack_format.fields import integer, made, one_of, require_keys, text
 from skillpack_format.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 MODES: Final = ("add", "replace")
 INDEXES: Final = ("bitmap", "gap16", "gap8")
+_KEYS: Final = frozenset(("count", "dtype", "gaps", "index", "mode"))
 _WIDTH: Final = {"gap8": 1, "gap16": 2}
 Positions: TypeAlias = "NDArray[np.int64]"
 
 
-@dataclass(frozen=True, slots=True)
-class Params:
-    count: int
+class Params(NamedTuple):
+    count: int  # type: ignore[assignment]  # this and index are methods of tuple, of which nobody asks
     dtype: DType
     gaps: int
-    index: str
+    index: str  # type: ignore[assignment]
     mode: str
 
 
@@ -90,10 +90,10 @@ class Sparse:
     name = "sparse"
 
     def parse(self, plain: dict[str, Any], target: Target, where: str) -> Params:
-        require_keys(plain, ("count", "dtype", "gaps", "index", "mode"), (), where)
+        require_keys(plain, _KEYS, (), where)
         dtype = dtype_named(text(plain, "dtype", where), where)
         mode = one_of(plain, "mode", MODES, where, "manifest.parameter")
-        if mode == "replace" and dtype != target.dtype:
+        if mode == "replace" and dtype.name != target.dtype.name:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot replace {target.dtype.name} values")
         if mode == "add" and not dtype.is_arithmetic:
             raise error("manifest.parameter", where, f"dtype {dtype.name} cannot be added; F32, F16 and BF16 can")
@@ -103,7 +103,8 @@ class Sparse:
         count = integer(plain, "count", 0, target.numel, where, "manifest.parameter")
         escapes = 0 if index == "bitmap" else target.numel // _escape(index)
         least, most = (0, 0) if index == "bitmap" else (count, count + escapes)
-        return Params(count, dtype, integer(plain, "gaps", least, most, where, "manifest.parameter"), index, mode)
+        gaps = integer(plain, "gaps", least, most, where, "manifest.parameter")
+        return made(Params, (count, dtype, gaps, index, mode))
 
     def adds(self, params: Params) -> bool:
         return params.mode == "add"
@@ -114,12 +115,12 @@ class Sparse:
     def products(self, params: Params) -> int:
         return 0
 
+    def planes(self, params: Params, target: Target) -> list[int]:
+        width, count = _index_of(params, target)
+        return [count] * width + [params.count] * params.dtype.itemsize
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
-        if params.index == "bitmap":
-            index = PartSpec("index", 1, (target.numel + 7) // 8)
-        else:
-            index = PartSpec("index", _WIDTH[params.index], params.gaps)
-        return index, PartSpec("values", params.dtype.itemsize, params.count)
+        return PartSpec("index", *_index_of(params, target)), PartSpec("values", params.dtype.itemsize, params.count)
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         read = _from_bitmap if params.index == "bitmap" else _from_gaps
@@ -130,6 +131,11 @@ class Sparse:
         values = bits_to_float32(parts["values"], params.dtype)
         require_finite(values, where, "the added values")
         return Adding(positions, values, target.grid)
+
+
+def _index_of(params: Params, target: Target) -> tuple[int, int]:
+    """Of the part ``index``: bytes an item, and how many items."""
+    return (1, (target.numel + 7) // 8) if params.index == "bitmap" else (_WIDTH[params.index], params.gaps)
 
 
 def _escape(index: str) -> int:

@@ -95,6 +95,11 @@ class Ulp:
     def products(self, params: Params) -> int:
         return 0
 
+    def planes(self, params: Params, target: Target) -> list[int]:
+        grid = target.grid
+        classes = [grid.stack * grid.rows] if params.sort == "rows" else []
+        return classes + [target.numel] * target.dtype.itemsize
+
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
         classes = (PartSpec("classes", 1, grid.stack * grid.rows),) if params.sort == "rows" else ()

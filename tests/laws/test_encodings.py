@@ -69,6 +69,16 @@ def test_parts_are_what_the_encoder_returned(case: Case) -> None:
         assert {spec.name: spec.nbytes for spec in specs} == {name: part.nbytes for name, part in each.parts.items()}
 
 
+@ALL
+def test_planes_are_those_of_the_parts(case: Case) -> None:
+    target = target_of(case.result)
+    for each in case.encoded:
+        encoding = encoding_named(each.encoding, "")
+        params = encoding.parse(each.params, target, "")
+        specs = encoding.parts(params, target)
+        assert encoding.planes(params, target) == [spec.count for spec in specs for _ in range(spec.width)]
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_encoding_is_deterministic(name: str) -> None:
     for one, other in zip(EXAMPLES[name](), EXAMPLES[name](), strict=True):

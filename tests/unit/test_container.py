@@ -68,6 +68,9 @@ def test_a_frame_for_documents_above_a_mebibyte_is_refused() -> None:
     parts = Parts(bytes(FRAMED_BYTES - 4), b"\x80" * 5, b"")
     found = refused("framing.header-length", read, put_together(parts, header=framed(parts)))
     assert "has to be 1048577" in found.message
+    parts = Parts(bytes(FRAMED_BYTES - 4), b"\x80" * 4, b"")
+    found = refused("framing.header-length", read, put_together(parts, header=bytes(FRAMED_BYTES + 1)))
+    assert "has to be 1 to 1048576" in found.message
 
 
 FRAME = framed(PARTS)
@@ -167,6 +170,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no manifest": ({"manifest_length": 0}, "framing.header-length"),
     "no header": ({"header_length": 0}, "framing.header-length"),
+    "no documents and no header": (
+        {"manifest_length": 0, "storage_length": 0, "header_length": 0},
+        "framing.header-length",
+    ),
     "a header of 2^64-1": ({"header_length": (1 << 64) - 1}, "framing.header-length"),
     "a byte less of the header": ({"header_length": 73}, "framing.trailing-bytes"),
     "a byte more of the header": ({"header_length": 75}, "framing.header-length"),

@@ -86,11 +86,6 @@ def test_contents_are_components_in_order_then_side_files() -> None:
     assert found.components["d"][0].segment == 3
 
 
-def test_a_part_of_wide_items_is_as_many_planes() -> None:
-    content = Content("x", (PartSpec("a", 2, 3), PartSpec("b", 1, 0), PartSpec("c", 4, 1)), A)
-    assert content.planes == [3, 3, 0, 1, 1, 1, 1]
-
-
 @pytest.mark.parametrize("components", [(ULP, ADD), (REPLACE, REPLACE), (ADD, ULP, ULP), (ULP, ADD, ULP)])
 def test_refuses_components_after_one_that_rewrites(components: Any) -> None:
     refused("manifest.components", planned, entry(F32, F32, *components))
@@ -198,9 +193,13 @@ SPECS = (PartSpec("a", 2, 3000), PartSpec("b", 1, 0), PartSpec("c", 4, 5))
 PARTS = [np.arange(3000, dtype="<u2"), np.zeros(0, np.uint8), np.array([1, 2, 3, 4, 1 << 31], "<u4")]
 
 
+def content_of(specs: tuple[PartSpec, ...], sha256: bytes) -> Content:
+    return Content("here", [spec.count for spec in specs for _ in range(spec.width)], sha256, lambda: specs)
+
+
 def stored_parts(codec: str) -> tuple[StoredContent, Content, Extent]:
     stored = store(PARTS, [2, 1, 4], codec, 1024)
-    return stored, Content("here", SPECS, stored.sha256), extent_of(stored, SPECS, 1024)
+    return stored, content_of(SPECS, stored.sha256), extent_of(stored, SPECS, 1024)
 
 
 def reader_of(data: bytes) -> Any:
@@ -244,7 +243,7 @@ def test_every_flipped_byte_of_the_stored_chunks_is_refused_before_a_codec_sees_
 
 def test_decoded_bytes_without_their_digest_are_refused() -> None:
     stored, content, extent = stored_parts("raw")
-    refused("integrity.content", load, Content("here", SPECS, A), extent, reader_of(b"".join(stored.chunks)))
+    refused("integrity.content", load, content_of(SPECS, A), extent, reader_of(b"".join(stored.chunks)))
     assert content.sha256 == stored.sha256
 
 
@@ -276,7 +275,7 @@ def test_a_run_of_items_is_read_from_its_chunks_alone(codec: str, run: tuple[int
         asked.append(offset)
         return b"".join(stored.chunks)[offset : offset + count]
 
-    found = load_runs(Content("here", RUN_SPECS, stored.sha256), extent, read, {"a": slice(*run)})
+    found = load_runs(content_of(RUN_SPECS, stored.sha256), extent, read, {"a": slice(*run)})
     assert found["a"].tolist() == PARTS[0][slice(*run)].tolist()
     chunks = (run[1] + 1023) // 1024 - run[0] // 1024
     assert len(asked) == 2 * chunks
@@ -286,6 +285,6 @@ def test_a_run_of_a_damaged_chunk_is_refused_and_others_are_not() -> None:
     stored = store(PARTS[:1], [2], "raw", 1024)
     data = bytearray(b"".join(stored.chunks))
     data[1024] ^= 1
-    content, extent = Content("here", RUN_SPECS, stored.sha256), extent_of(stored, RUN_SPECS, 1024)
+    content, extent = content_of(RUN_SPECS, stored.sha256), extent_of(stored, RUN_SPECS, 1024)
     assert load_runs(content, extent, reader_of(bytes(data)), {"a": slice(0, 1024)})["a"].size == 1024
     refused("integrity.chunk", load_runs, content, extent, reader_of(bytes(data)), {"a": slice(1024, 1025)})

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 from builders import refused
 
-from skillpack_format.fields import array, binary, integer, one_of, require_keys, text
+from skillpack_format.digest import TensorKind
+from skillpack_format.fields import array, binary, integer, made, one_of, require_keys, text
+
+
+def test_made_is_what_the_class_itself_would_make() -> None:
+    found = made(TensorKind, ("F32", (2, 3)))
+    assert (type(found), found) == (TensorKind, TensorKind("F32", (2, 3)))
+    assert str(found) == "F32[2,3]"
 
 
 def test_takes_required_and_optional_keys() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,22 @@ def test_gives_the_file_back_when_it_is_refused(tmp_path: Path) -> None:
     for _ in range(5):
         refused("framing.magic", open_pack, path)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_error_that_is_kept_keeps_nothing_of_the_header(path: Path, tmp_path: Path) -> None:
+    parts = take_apart(path)
+    parts.manifest["metadata"] = {"k": "x" * (1 << 19)}
+    parts.storage["segments"].pop()
+    hostile = tmp_path / "p.skp"
+    hostile.write_bytes(put_together(parts))
+    del parts
+    refused("storage.segments", open_pack, hostile)  # whatever is imported or cached for good
+    tracemalloc.start()
+    kept = refused("storage.segments", open_pack, hostile)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept.code == "storage.segments"
+    assert held < 1 << 17
 
 
 def test_refuses_what_is_no_file(tmp_path: Path) -> None:

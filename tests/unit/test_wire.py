@@ -72,7 +72,7 @@ def test_long_values_change_form_at_two_to_the_16(size: int) -> None:
         if size < 1 << 16
         else {"str": b"\xdb", "bin": b"\xc6", "array": b"\xdd"}
     )
-    for name, document in (("str", "a" * size), ("bin", bytes(size)), ("array", ["abc"] * size)):
+    for name, document in (("str", "a" * size), ("bin", bytes(size)), ("array", ["abcd"] * size)):
         written = wire.write(document)
         assert written[:1] == first[name]
         assert read(written) == document
@@ -230,9 +230,9 @@ def of_values(values: int, nbytes: int, *, in_map: bool) -> bytes:
     return before + items + between + b"\xc5" + rest.to_bytes(2, "big") + bytes(rest)
 
 
-@pytest.mark.parametrize("nbytes", [4 * 6000, 4 * 6000 + 3])
+@pytest.mark.parametrize("nbytes", [5 * 6000, 5 * 6000 + 4])
 @pytest.mark.parametrize("in_map", [False, True])
-def test_a_document_has_4096_values_and_one_for_every_four_bytes_at_most(nbytes: int, in_map: bool) -> None:
+def test_a_document_has_4096_values_and_one_for_every_five_bytes_at_most(nbytes: int, in_map: bool) -> None:
     most = 4096 + 6000
     assert len(of_values(most, nbytes, in_map=in_map)) == nbytes
     read(of_values(most, nbytes, in_map=in_map))
@@ -267,3 +267,7 @@ def test_a_key_is_read_as_any_text() -> None:
     assert "needs 32 more bytes, 31 are left" in refused("wire.truncated", read, hexed("81d920" + "61" * 31)).message
     for count in (32, 255, 256):
         assert read(wire.write({"a" * count: 1})) == {"a" * count: 1}
+
+
+def test_a_key_of_which_only_the_length_is_left_is_truncated() -> None:
+    assert refused("wire.truncated", read, hexed("81d920")).message == "byte 3: needs 32 more bytes, 0 are left"

@@ -51,7 +51,7 @@ function head(bytes, at, where) {
 /** Stage 10 for one document. */
 export function check(bytes, limits, where) {
   let nodes = 0;
-  const most = 4096 + Math.floor(bytes.length / 4);
+  const most = 4096 + Math.floor(bytes.length / 5);
   const count = (values) => {
     within(limits, 'header_nodes', nodes += values, where);                                    // [limit.exceeded/nodes]
     if (nodes > most) refuse('limit.exceeded', `${nodes} values, its bytes allow ${most}`, where); // [limit.exceeded/density]

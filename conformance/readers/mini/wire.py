@@ -56,7 +56,7 @@ class Decoder:
         """So many values more, which a length has just announced."""
         self.nodes += values
         within(self.limits, "header_nodes", self.nodes, f"values of {self.name}")  # limit.exceeded/nodes
-        most = 4096 + len(self.data) // 4
+        most = 4096 + len(self.data) // 5
         if self.nodes > most:  # limit.exceeded/density
             raise self.refusal("limit.exceeded", f"{self.nodes} values, its bytes allow {most}")
 

@@ -64,6 +64,7 @@ def test_only_adding_adds() -> None:
 def test_has_one_part_of_items(dtype: str, part: tuple[int, int]) -> None:
     params = parse(dtype, dtype=dtype, mode="replace")
     assert ENCODING.parts(params, target_of(kind(dtype, 2, 4))) == (PartSpec("values", *part),)
+    assert ENCODING.planes(params, target_of(kind(dtype, 2, 4))) == [part[1]] * part[0]
 
 
 def test_the_parts_of_an_addition_follow_the_dtype_of_the_values() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import f32, kind, made_directly, opened, refused, same_kind, u32
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skillpack_format.contents import target_of
 from skillpack_format.encodings._base import Encoded, PartSpec
 from skillpack_format.encodings.factors import CODES, ENCODING
+from skillpack_format.errors import ManifestError
 
 TARGET = target_of(kind("F32", 2, 4, 6))
 
@@ -63,6 +66,10 @@ def test_refuses_a_band_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, one_band(), one_band(**changes)).where == "here band 1"
 
 
+def test_bands_at_the_ends_of_the_range_are_not_named_in_the_place_of_a_wrong_one() -> None:
+    assert refused("manifest.type", parse, one_band(rank=1), one_band(rank=4), 7).where == "here band 2"
+
+
 @pytest.mark.parametrize(
     "changes", [{"group": 0}, {"group": (1 << 32) + 1}, {"packing": "rows"}, {"scale": "F64"}, {"scale": "Q4"}]
 )
@@ -73,6 +80,27 @@ def test_refuses_parameters_out_of_range(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("code", CODES)
 def test_takes_every_code(code: str) -> None:
     assert ENCODING.adds(parse(one_band(code=code)))
+
+
+VALUES = st.integers(0, 5) | st.sampled_from([*CODES, "Q9", "", b"Q3", [], {}])
+MAPS = st.fixed_dictionaries({"code": VALUES, "rank": VALUES}, optional={"x": VALUES})
+
+
+def is_band(plain: Any) -> bool:
+    if not isinstance(plain, dict) or plain.keys() != {"code", "rank"}:
+        return False
+    return plain["code"] in CODES and isinstance(plain["rank"], int) and 1 <= plain["rank"] <= 4
+
+
+@given(st.lists(MAPS | st.sampled_from([7, "ab", b"ab", [1, 2], {}]), min_size=1, max_size=4))
+def test_of_several_bands_the_first_that_is_wrong_is_named(bands: list[Any]) -> None:
+    wrong = [k for k, each in enumerate(bands) if not is_band(each)]
+    if wrong:
+        with pytest.raises(ManifestError) as found:
+            parse(*bands)
+        assert found.value.where == f"here band {wrong[0]}"
+    else:
+        assert parse(*bands).bands == [(each["code"], each["rank"]) for each in bands]
 
 
 def test_has_one_to_64_bands() -> None:

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import f32, int_slice, kind, made_directly, opened, refused, same_kind
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skillpack_format import bits as room
 from skillpack_format.contents import target_of
 from skillpack_format.encodings._base import Encoded, PartSpec
 from skillpack_format.encodings.lowrank import ENCODING, packed
+from skillpack_format.errors import ManifestError
 
 TARGET = target_of(kind("F32", 2, 4, 6))
 
@@ -33,11 +36,40 @@ def test_refuses_a_slice_out_of_range(changes: dict[str, Any]) -> None:
     assert refused("manifest.parameter", parse, one_slice(), one_slice(**changes)).where == "here slice 1"
 
 
+def test_slices_at_the_ends_of_every_range_are_not_named_in_the_place_of_a_wrong_one() -> None:
+    ends = one_slice(bits_u=1, bits_v=1, rank=1), one_slice(bits_u=8, bits_v=8, rank=4)
+    assert refused("manifest.type", parse, *ends, 7).where == "here slice 2"
+    large = target_of(kind("F32", 1 << 25, 1 << 25))
+    exact = one_slice(bits_u=8, bits_v=8, rank=1024), one_slice(bits_u=1, bits_v=1, rank=1 << 24)
+    assert refused("manifest.type", parse, *exact, 7, target=large).where == "here slice 2"
+
+
 @pytest.mark.parametrize(("bits", "rank"), [((8, 8), 1024), ((8, 1), 131072), ((1, 1), 1 << 24), ((4, 6), 1 << 16)])
 def test_sums_of_products_stay_within_two_to_the_24(bits: tuple[int, int], rank: int) -> None:
     target = target_of(kind("F32", 1 << 25, 1 << 25))
     parse(one_slice(bits_u=bits[0], bits_v=bits[1], rank=rank), target=target)
     refused("manifest.parameter", parse, one_slice(bits_u=bits[0], bits_v=bits[1], rank=rank + 1), target=target)
+
+
+NUMBERS = st.integers(0, 9) | st.sampled_from(["", "2", b"\2", [], {}])
+MAPS = st.fixed_dictionaries({"bits_u": NUMBERS, "bits_v": NUMBERS, "rank": NUMBERS}, optional={"x": NUMBERS})
+
+
+def is_slice(plain: Any) -> bool:
+    if not isinstance(plain, dict) or plain.keys() != {"bits_u", "bits_v", "rank"}:
+        return False
+    return all(isinstance(value, int) and 1 <= value <= 8 for value in plain.values()) and plain["rank"] <= 4
+
+
+@given(st.lists(MAPS | st.sampled_from([7, "abc", b"abc", [1, 2, 3], {}]), min_size=1, max_size=4))
+def test_of_several_slices_the_first_that_is_wrong_is_named(slices: list[Any]) -> None:
+    wrong = [k for k, each in enumerate(slices) if not is_slice(each)]
+    if wrong:
+        with pytest.raises(ManifestError) as found:
+            parse(*slices)
+        assert found.value.where == f"here slice {wrong[0]}"
+    else:
+        assert parse(*slices).slices == [(each["bits_u"], each["bits_v"], each["rank"]) for each in slices]
 
 
 def test_has_one_to_64_slices() -> None:
