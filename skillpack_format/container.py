@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from skillpack_format.codecs import zstd
+from skillpack_format.catalog import CODECS
 from skillpack_format.digest import sha256
 from skillpack_format.errors import error
 from skillpack_format.limits import Limits
@@ -95,7 +95,7 @@ def read_header(read_at: ReadAt, file_bytes: int, limits: Limits) -> Header:
     stored = read_at(PREAMBLE_BYTES, header_bytes)
     if zlib.crc32(stored) != checksum:
         raise error("integrity.header", "header", "its CRC-32 is not the one in the preamble")
-    documents = bytes(zstd.CODEC.decompress(stored, manifest_bytes + storage_bytes, "header"))
+    documents = bytes(CODECS["zstd"].decompress(stored, manifest_bytes + storage_bytes, "header"))
     manifest, storage = documents[:manifest_bytes], documents[manifest_bytes:]
     for name, document, digest in (("manifest", manifest, pack_id), ("storage", storage, storage_id)):
         if sha256(document) != digest:
@@ -106,7 +106,7 @@ def read_header(read_at: ReadAt, file_bytes: int, limits: Limits) -> Header:
 def write_header(manifest: bytes, storage: bytes, data_length: int) -> bytes:
     """Everything before DATA."""
     documents = manifest + storage
-    stored = zstd.CODEC.compress(documents, thorough=True) if len(documents) <= FRAMED_BYTES else documents
+    stored = CODECS["zstd"].compress(documents, thorough=True) if len(documents) <= FRAMED_BYTES else documents
     lengths = (len(manifest), len(storage), len(stored), data_length)
     digests = (sha256(manifest), sha256(storage))
     head = _PREAMBLE.pack(MAGIC, MAJOR, MINOR, zlib.crc32(stored), *lengths, *digests, bytes(12), 0)[:124]
