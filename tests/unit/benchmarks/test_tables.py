@@ -45,6 +45,15 @@ def test_every_missed_target_is_said_with_its_number(pair):
     assert not [line for line in missed if "best lossy peer" in line]
 
 
+def test_a_half_that_is_missed_has_the_entropy_of_the_codes_for_a_reason_or_none(pair):
+    pair.curves["other"] = [Point("o", 450_000, 0.01)]
+    [line] = [line for line in tables.missed([pair]) if "0.667 of the best lossy peer" in line]
+    assert line.endswith("At their zeroth-order entropy the codes alone would be about 0.556.")
+    pair.entropy[0]["entropy"] = 0.7e6
+    [line] = [line for line in tables.missed([pair]) if "0.667 of the best lossy peer" in line]
+    assert line.endswith("(other), not 0.5.")
+
+
 def test_a_met_target_is_not_named(pair):
     pair.exact[NAME] = 90
     pair.entropy[0]["entropy"] = 1_190_000.0
