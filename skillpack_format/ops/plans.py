@@ -39,7 +39,7 @@ from skillpack_format.recipes import Coding, Planned, Recipe, Treatment
 from skillpack_format.surveying import between, choose, figures, measured, survey
 
 HEADROOM: Final = 8  # a tensor may take so many times its share of a budget
-ROUNDS: Final = 16  # of choosing and trying; then the best of what was tried is taken
+ROUNDS: Final = 16  # of choosing and trying; after them only what was tried is chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +175,17 @@ def make_plan(tensors: Tensors, goal: Budget | MaxError | Energy) -> Plan:
 def _settle(tensors: Tensors, surveys: dict[str, Survey], goal: Budget | MaxError | Energy) -> Plan:
     """Choose, try what was chosen, and choose again by what came out, until all that is chosen has been tried."""
     tried: dict[tuple[str, Coding], Coded] = {}
-    rest = tensors.pack_bytes(())  # what compressing the header saves is seen at the end of a round
+    rest = tensors.pack_bytes(())  # and how far options' sizes are from the file's, once that is known
 
     def total(chosen: Mapping[str, Option]) -> int:
         return rest + sum(option.nbytes for option in chosen.values())
 
     best: Plan | None = None
-    for _ in range(ROUNDS):
-        chosen = plan(list(surveys.values()), goal, tensors.nbytes, total)
+    turn = 0
+    while True:
+        turn += 1
+        given = list(surveys.values()) if turn <= ROUNDS else _facts(surveys.values(), goal)
+        chosen = plan(given, goal, tensors.nbytes, total)
         expected = {each.name: each.option for each in chosen.choices if not each.option.is_measured}
         for name, done in tensors.each("trying", partial(_code, tensors, expected), list(expected)):
             option = expected[name]
@@ -195,16 +198,15 @@ def _settle(tensors: Tensors, surveys: dict[str, Survey], goal: Budget | MaxErro
         chosen = replace(chosen, nbytes=nbytes)
         if not isinstance(goal, Budget):
             return chosen
-        if nbytes > goal.nbytes:
+        if nbytes > goal.nbytes:  # so there is more to the rest than it seemed
             continue
         best = chosen if best is None or nbytes > best.nbytes else best
-        step = next_step(chosen, list(surveys.values()), goal, tensors.nbytes)
+        step = next_step(chosen, given, goal, tensors.nbytes) if turn <= ROUNDS else None
         if step is None:
             return best
         name, present, finer = step
         more = between(tensors.job(name), present, finer)
         surveys[name] = replace(surveys[name], options=(*surveys[name].options, *more))
-    return best or plan(_facts(surveys.values(), goal), goal, tensors.nbytes, total)
 
 
 def _facts(surveys: Iterable[Survey], goal: SettledGoal) -> list[Survey]:
