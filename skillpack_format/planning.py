@@ -245,11 +245,12 @@ class _Table:
         return found
 
     def smallest(self, noise: float) -> dict[str, Option]:
-        """Every tensor's smallest option of at most ``noise``; the exact one always is."""
-        return {
-            each.name: min((o for o in each.options if o.noise <= noise), key=lambda o: o.nbytes)
-            for each in self.surveys
-        }
+        """Every tensor's smallest option of at most ``noise``, a vector's of less by its weight; the exact one is."""
+        found = {}
+        for each in self.surveys:
+            most = noise / max(1.0, each.weight) if each.is_vector else noise
+            found[each.name] = min((o for o in each.options if o.noise <= most), key=lambda o: o.nbytes)
+        return found
 
     def upgrades(self, chosen: Mapping[str, Option], price: float) -> list[tuple[float, str, Option]]:
         """(harm saved a byte, name, option) of every option that costs more than the chosen one and does less harm."""
@@ -301,12 +302,10 @@ def next_step(
 
 
 def _shares_of(surveys: Sequence[Survey]) -> dict[str, _Shares]:
-    """By name. Noise and content are shares of the matrices' or, where those do less, of the vectors'."""
+    """By name. Noise and content are shares of those of the matrices, where any of them changes."""
     whole = sum(each.energy for each in surveys) or 1.0
-    noise, content = (
-        max(sum(part(each) for each in surveys if each.is_vector == kind) for kind in (False, True)) or 1.0
-        for part in (_noise, _content)
-    )
+    known = [each for each in surveys if each.energy and not each.is_vector] or surveys
+    noise, content = (sum(map(part, known)) or 1.0 for part in (_noise, _content))
     found = {}
     for each in surveys:
         change, of_noise = each.energy / whole, _noise(each) / noise

@@ -299,8 +299,10 @@ def _expected(rates: Priced, nbytes: int) -> int:
 
 
 def _made(job: Job, pair: Pair, candidate: Candidate) -> NDArray[np.float32] | None:
-    """The change that a code of single elements makes. A vector's is that of the result, rounding to its dtype included:
-    much of it may be below half a step. None where a vector would leave the numbers of its dtype."""
+    """The change that a code of single elements makes; None where a vector would leave the numbers of its dtype.
+
+    A vector's is that of the result, rounding to its dtype included: much of it may be below half a step.
+    """
     if encoders.is_matrix(pair):
         additive = change_of(pair.kind, candidate.encoded, f"tensor {pair.name!r}").additive
         return delta_of(Grid.of(pair.kind.shape), additive, job.bench)
