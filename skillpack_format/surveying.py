@@ -195,8 +195,7 @@ def choose(job: Job) -> Chosen:
 def measured(coding: Coding, done: Coded, lost: float = 0.0) -> Option:
     """The option that a tensor is when it has been coded."""
     if done.entry.result == done.entry.base:
-        noise = 1.0 if done.error is None else done.error
-        return Option(coding, AS_IN_BASE, 0, (), noise, lost, is_measured=True)
+        return Option(coding, AS_IN_BASE, 0, (), done.error or 0.0, lost, is_measured=True)
     header = _header_bytes(done.entry, [content.table for content in done.contents])
     names = tuple(each.encoding for each in done.entry.components)
     sizes = tuple(content.nbytes for content in done.contents)
