@@ -237,7 +237,9 @@ class _Tensor:
             for candidate in lossy_candidates(part, here, self.job.bench):
                 made = _made(self.job, part, candidate)
                 if made is not None:
-                    noise, lost = _figures(made, delta, energy)
+                    noise, along = _figures(made, delta, energy)
+                    dropped = max(0.0, 1 - along)
+                    lost = _loss(dropped) if encoders.is_matrix(part) else dropped  # no part of a vector is a weak one
                     found.append(_option(self.job, part, coding, candidate, noise, lost, times))
         return found
 
@@ -312,9 +314,9 @@ def _made(job: Job, pair: Pair, candidate: Candidate) -> NDArray[np.float32] | N
 
 
 def _figures(made: NDArray[np.float32], delta: NDArray[np.float32], energy: float) -> tuple[float, float]:
-    """Noise and loss of a code of single elements: loss is what it does not keep on average."""
+    """Noise of a code of single elements, and how much of the change it makes on average."""
     missed = made - delta
-    return _inner(missed, missed) / energy, _loss(max(0.0, 1 - _inner(made, delta) / energy))
+    return _inner(missed, missed) / energy, _inner(made, delta) / energy
 
 
 def _loss(dropped: float) -> float:
