@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -117,13 +117,15 @@ def _text_of(line: bytes) -> _Text | str:
     return _Text(text)
 
 
-def weights_of(harm: Mapping[str, float]) -> dict[str, float]:
+def weights_of(harm: Mapping[str, float], vectors: Collection[str] = ()) -> dict[str, float]:
     """Measured harm on the scale of ``sensitivity``, where a typical matrix has 1: divided by the geometric mean.
 
-    A tensor that the outputs do not depend on was not measured by them, and is left to ``sensitivity``.
+    ``vectors``: the names that are none of a matrix; the mean is without them. A tensor that the outputs do not depend
+    on was not measured by them, and is left to ``sensitivity``; nothing is known where they depend on no matrix.
     """
     logs = {name: math.log(value) for name, value in harm.items() if value > 0}
-    if not logs:
+    matrices = [value for name, value in logs.items() if name not in vectors]
+    if not matrices:
         return {}
-    mean = math.fsum(logs.values()) / len(logs)
+    mean = math.fsum(matrices) / len(matrices)
     return {name: float(f"{math.exp(value - mean):.{DIGITS}g}") for name, value in logs.items()}

@@ -140,6 +140,10 @@ def lossy_candidates(pair: Pair, coding: Treatment, bench: Bench) -> list[Candid
     """The code that ``coding`` asks for, where it applies."""
     if not encoders.is_lossy_possible(pair):
         return []
+    if isinstance(coding, Blocks):
+        return [Candidate(tuple(encoders.blocked(pair, coding)))]
+    if not encoders.is_matrix(pair):
+        return []
     if isinstance(coding, Slices):
         matrices = encoders.decomposed(pair, reach(coding.step, coding.cosine), bench)
         return [sliced_candidate(encoders.sliced(pair, matrices, coding))]
@@ -147,8 +151,6 @@ def lossy_candidates(pair: Pair, coding: Treatment, bench: Bench) -> list[Candid
         return [Candidate(tuple(encoders.pruned(pair, coding)))]
     if isinstance(coding, Bands):
         return [Candidate(tuple(encoders.banded(pair, coding, bench)))]
-    if isinstance(coding, Blocks):
-        return [Candidate(tuple(encoders.blocked(pair, coding)))]
     return []
 
 
@@ -159,7 +161,8 @@ def refined_candidate(pair: Pair, nbytes: float, job: Job) -> Candidate | None:
     change smaller by a factor saves the factor's logarithm, as long as changes are many steps of what they change.
     """
     is_whole = pair.old_items == pair.wanted.size  # new rows are replaced, and only one component can rewrite
-    if nbytes * 8 < WIDE * pair.wanted.size or not is_whole or not encoders.is_lossy_possible(pair):
+    is_possible = is_whole and encoders.is_lossy_possible(pair) and encoders.is_matrix(pair)
+    if nbytes * 8 < WIDE * pair.wanted.size or not is_possible:
         return None
     changed = int(np.count_nonzero(pair.converted != pair.wanted))
     best: tuple[float, tuple[Encoded, ...]] = (nbytes, ())

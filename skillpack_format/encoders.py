@@ -30,6 +30,7 @@ LEAST_ROWS: Final = 16  # that are told apart by how much they change (decision 
 LEAST_SPREAD: Final = 4.0  # octaves between the row that changes least and the one that changes most
 FEWEST_STEPS: Final = 2.0**-10  # a row that does not change counts as one of so many steps an element
 CLASSES: Final = (2, 8)
+REACHES: Final = (1.0, 0.8, 0.65, 0.5, 0.35)  # of a vector's levels, in shares of its largest change
 PACKING: Final = "lanes"  # contents are compressed; packing.md says why whole codes per byte
 
 
@@ -88,8 +89,10 @@ def runs(items: int) -> Iterator[slice]:
 def sample(pair: Pair) -> tuple[Pair, float]:
     """Some of the rows that change, as a tensor of its own, and how many times as many there are.
 
-    A small tensor, and one that does not change in rows of the base, is its own sample.
+    A small tensor, a vector, and one that does not change in rows of the base, is its own sample.
     """
+    if not is_matrix(pair):
+        return pair, 1.0
     cols = Grid.of(pair.kind.shape).cols
     start, wanted = (bits[: pair.old_items].reshape(-1, cols) for bits in (pair.start.bits, pair.wanted))
     if pair.wanted.size <= 2 * SAMPLE_ITEMS:
@@ -146,9 +149,14 @@ def differences(pair: Pair, made: Array) -> Iterator[Encoded]:
 
 
 def is_lossy_possible(pair: Pair) -> bool:
-    """Whether an additive code applies: floats, a matrix, and something to add to."""
+    """Whether an additive code applies: floats, a vector or a matrix, and something to add to."""
     dtype = dtype_named(pair.kind.dtype)
-    return dtype.is_arithmetic and pair.start.dtype.is_arithmetic and len(pair.kind.shape) >= 2 and pair.old_items > 0
+    return dtype.is_arithmetic and pair.start.dtype.is_arithmetic and len(pair.kind.shape) >= 1 and pair.old_items > 0
+
+
+def is_matrix(pair: Pair) -> bool:
+    """Whether it has rows and columns, or is a stack of what has."""
+    return len(pair.kind.shape) >= 2
 
 
 def decomposed(pair: Pair, reach: float = 0.0, bench: Bench = NUMPY_BENCH) -> list[slicing.Decomposed]:
@@ -190,7 +198,8 @@ def blocked(pair: Pair, treatment: Blocks) -> list[Encoded]:
     """``blockq``, its scales such that every group of a row keeps its inner product with the delta."""
     grid = Grid.of(pair.kind.shape)
     delta = pair.delta().reshape(grid.stack * grid.rows, grid.cols)
-    return [blockq.rounded(delta, treatment.bits, treatment.group, PACKING), *_new_rows(pair)]
+    reaches = (1.0,) if is_matrix(pair) else REACHES
+    return [blockq.rounded(delta, treatment.bits, treatment.group, PACKING, reaches), *_new_rows(pair)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 
 def symmetric_codes(
-    values: NDArray[np.float32], bits: int, group: int, scale: DType
+    values: NDArray[np.float32], bits: int, group: int, scale: DType, reach: float = 1.0
 ) -> tuple[NDArray[np.uint8], Array]:
-    """Round ``values`` (rows, cols) to nearest: codes (rows, cols), and scales as bit patterns of dtype ``scale``."""
+    """Round ``values`` (rows, cols) to nearest: codes (rows, cols), and scales as bit patterns of dtype ``scale``.
+
+    ``reach``: share of a group's largest magnitude that its levels go up to; what lies beyond gets the last one.
+    """
     rows, cols = values.shape
     groups = -(-cols // group)
     group = min(group, cols)  # one short group is the whole row
     padded = np.zeros((rows, groups * group), np.float32)
     padded[:, :cols] = values
     zero = (1 << bits) - 1
-    exact = np.abs(padded.reshape(rows, groups, group)).max(axis=2) / np.float32(zero)
+    exact = np.abs(padded.reshape(rows, groups, group)).max(axis=2) * np.float32(reach) / np.float32(zero)
     stored = float32_to_bits(np.where(exact >= np.float32(SMALLEST_SCALE), exact, np.float32(0)), scale)
     steps = spread(bits_to_float32(stored, scale).astype(np.float64), group, cols)
     with np.errstate(divide="ignore", invalid="ignore"):

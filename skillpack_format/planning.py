@@ -7,7 +7,8 @@ price. What that leaves of a budget is spent on single tensors.
 
 Damage is in shares of what the fine-tune does, so that 1 is losing it all. Two things do damage (decision 0021):
 noise of rounding, whose effects add up like squares; and components that are left out, whose effects point the same way
-and add up like numbers.
+and add up like numbers. Shares are of what the matrices do: what a norm or a bias does comes on top (decision 0029), so
+that no matrix's choice depends on it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from skillpack_format.recipes import Coding, Priced, Slices, Unchanged
 
 NOISE: Final = 1e-3  # damage of noise as strong as the whole delta
 MOST_PRICE: Final = 1e12  # of all the bytes of tuned; at it and at one over it, nothing but bytes or damage counts
+IN_STEP: Final = 2.4  # times by which what a vector leaves out does more than its noise tells: all tokens feel the same
 HALVINGS: Final = 80
 SLACK: Final = 0.006  # of a budget that may stay unspent
 HEADER_SHARE: Final = 0.35  # of a document's bytes left by compression; digests are most of them
@@ -104,13 +106,14 @@ class Option:
 class Survey:
     """What is known of one tensor that differs. ``energy``: squared norm of its change; ``weight``: see sensitivity.
 
-    The first option is the exact one.
+    The first option is the exact one. ``is_vector``: a norm or a bias.
     """
 
     name: str
     energy: float
     weight: float
     options: tuple[Option, ...] = ()
+    is_vector: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +194,15 @@ def require_bound(found: Plan, goal: SettledGoal) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Shares:
-    """A tensor's share of the checkpoint: of all change, of the harm that noise does, of what the fine-tune does."""
+    """A tensor's share of the checkpoint: of all change, of the harm that noise does, of what the fine-tune does.
+
+    ``bound``: what a unit of its noise counts for under a bound on the change; no less than ``change``.
+    """
 
     change: float
     noise: float
     content: float
+    bound: float
 
 
 Rates = Callable[[_Shares, float, float], Priced]  # (shares, price of all the bytes of tuned, price of one)
@@ -206,7 +213,7 @@ def _damage_rates(shares: _Shares, price: float, byte: float) -> Priced:
 
 
 def _error_rates(shares: _Shares, price: float, byte: float) -> Priced:
-    return Priced(shares.change, 0.0, byte)
+    return Priced(shares.bound, 0.0, byte)
 
 
 def _slope(price: float) -> float:
@@ -225,13 +232,7 @@ class _Table:
         self.surveys = surveys
         self._bytes = max(1, tuned_bytes)
         self._of_shares = of_shares
-        sums = [sum(each) for each in zip(*map(_parts, surveys), strict=True)]
-        self._shares = {
-            each.name: _Shares(
-                *(part / whole if whole else 0.0 for part, whole in zip(_parts(each), sums, strict=True))
-            )
-            for each in surveys
-        }
+        self._shares = _shares_of(surveys)
 
     def rates(self, name: str, price: float) -> Priced:
         return self._of_shares(self._shares[name], price, price / self._bytes)
@@ -244,11 +245,12 @@ class _Table:
         return found
 
     def smallest(self, noise: float) -> dict[str, Option]:
-        """Every tensor's smallest option of at most ``noise``; the exact one always is."""
-        return {
-            each.name: min((o for o in each.options if o.noise <= noise), key=lambda o: o.nbytes)
-            for each in self.surveys
-        }
+        """Every tensor's smallest option of at most ``noise``, a vector's of less by its weight; the exact one is."""
+        found = {}
+        for each in self.surveys:
+            most = noise / max(1.0, each.weight) if each.is_vector else noise
+            found[each.name] = min((o for o in each.options if o.noise <= most), key=lambda o: o.nbytes)
+        return found
 
     def upgrades(self, chosen: Mapping[str, Option], price: float) -> list[tuple[float, str, Option]]:
         """(harm saved a byte, name, option) of every option that costs more than the chosen one and does less harm."""
@@ -299,8 +301,26 @@ def next_step(
     return None
 
 
-def _parts(survey: Survey) -> tuple[float, float, float]:
-    return survey.energy, survey.weight * survey.energy, math.sqrt(survey.weight) * survey.energy
+def _shares_of(surveys: Sequence[Survey]) -> dict[str, _Shares]:
+    """By name. Noise and content are shares of those of the matrices, where any of them changes."""
+    whole = sum(each.energy for each in surveys) or 1.0
+    known = [each for each in surveys if each.energy and not each.is_vector] or surveys
+    noise, content = (sum(map(part, known)) or 1.0 for part in (_noise, _content))
+    found = {}
+    for each in surveys:
+        change, of_noise = each.energy / whole, _noise(each) / noise
+        # a bound on the change alone would give up vectors, whose few entries do much
+        bound = max(change, of_noise) if each.is_vector else change
+        found[each.name] = _Shares(change, of_noise, _content(each) / content, bound)
+    return found
+
+
+def _noise(survey: Survey) -> float:
+    return survey.weight * survey.energy
+
+
+def _content(survey: Survey) -> float:
+    return (IN_STEP if survey.is_vector else 1.0) * math.sqrt(survey.weight) * survey.energy
 
 
 def _within_budget(table: _Table, nbytes: int, total: Total) -> tuple[float, dict[str, Option]]:

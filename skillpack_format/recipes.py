@@ -46,7 +46,10 @@ class Bands:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """``blockq``: codes of ``bits`` bits for the delta's entries, an unbiased scale for every ``group`` columns."""
+    """``blockq``: codes of ``bits`` bits for the delta's entries, an unbiased scale for every ``group`` columns.
+
+    In a vector the levels go as far out as makes the least error; in a matrix to its largest entry.
+    """
 
     bits: int
     group: int
@@ -91,6 +94,7 @@ class Recipe:
 
 
 MATRIX_CLASSES: Final = ("attention", "embedding", "expert", "head", "mlp")
+VECTOR_CLASSES: Final = ("bias", "norm")
 LOSSLESS: Final = Recipe("lossless")
 
 
@@ -131,8 +135,8 @@ def graftllm(
 
 
 def planned(name: str, price: float | None = None) -> Recipe:
-    """Every matrix coded as the plan for the whole checkpoint says; the rest exact."""
-    return Recipe(name, {each: Planned() for each in MATRIX_CLASSES}, price)
+    """Every matrix, norm and bias coded as the plan for the whole checkpoint says; the rest exact."""
+    return Recipe(name, {each: Planned() for each in (*MATRIX_CLASSES, *VECTOR_CLASSES)}, price)
 
 
 STANDARD: Final = planned("standard", 0.01)

@@ -2,8 +2,9 @@
 
 Equal noise does unequal harm: in attention, values and the output projection pass it on, queries and keys hardly do,
 for a softmax stands behind them; an error in a row of an embedding is met only by the tokens that use the row. The
-figures are about the square roots of the noise that one fine-tuned MiniLM's function showed per unit of squared weight
-error, MLP = 1: the roots were the safer choice. They steer where bytes go and nothing else; weights that a caller has
+figures of matrices are about the square roots of the noise that one fine-tuned MiniLM's function showed per unit of
+squared weight error, MLP = 1: the roots were the safer choice. Every token meets every entry of a norm or a bias, so
+theirs are many times as large (decision 0029). All steer where bytes go and nothing else; weights that a caller has
 measured take their place.
 """
 
@@ -25,6 +26,19 @@ _BY_NAME: Final = (
     (re.compile(r"(.*[._])?(v|value|v_proj)\.weight", re.IGNORECASE), 1.9),
     (re.compile(r"(.*[._])?(o|o_proj|out_proj|attention\.output\.dense|attn\.c_proj)\.weight", re.IGNORECASE), 1.4),
 )
+VECTOR: Final = 150.0  # of a norm or a bias: three times what was measured (decision 0029)
+_BY_NAME_OF_VECTOR: Final = (
+    (re.compile(r"(.*[._])?(q|k|query|key|q_proj|k_proj)\.bias", re.IGNORECASE), 3.0),
+    (re.compile(r"(.*[._])?(intermediate\.dense|up_proj|gate_proj|fc1|c_fc|wi)\.bias", re.IGNORECASE), 15.0),
+)
+
+
+def of_vector(name: str) -> float:
+    """The harm of a unit of squared error in a norm or a bias, a matrix of an MLP having 1."""
+    for pattern, weight in _BY_NAME_OF_VECTOR:
+        if pattern.fullmatch(name):
+            return weight
+    return VECTOR
 
 
 def of_name(name: str) -> float:

@@ -26,15 +26,27 @@ from skillpack_format.coding import (
     entry_of,
     exact_candidates,
     lossy_candidates,
+    made_of,
     pair_of,
     sliced_candidate,
     stored,
 )
 from skillpack_format.encoders import Pair
+from skillpack_format.errors import PayloadError
 from skillpack_format.making import delta_of
 from skillpack_format.manifest import Component, Entry, entry_to_plain
 from skillpack_format.planning import Option, Survey
-from skillpack_format.recipes import Blocks, Coding, Lossless, Planned, Priced, Prune, Slices, Unchanged
+from skillpack_format.recipes import (
+    VECTOR_CLASSES,
+    Blocks,
+    Coding,
+    Lossless,
+    Planned,
+    Priced,
+    Prune,
+    Slices,
+    Unchanged,
+)
 
 # Step, and the resemblance below which a component is dropped: a coarse code belongs to a low price of harm, where
 # leaving out costs more than noise, and the other way round (decision 0021)
@@ -64,9 +76,11 @@ LADDER: Final = tuple(
     )
 )
 OTHERS: Final = (Blocks(1, 128), Blocks(3, 128), Prune(0.01))
+VECTORS: Final = tuple(Blocks(bits, 512) for bits in (1, 2, 3, 4, 5, 6, 8))  # what a norm or a bias may get
 BETWEEN: Final = 7  # rungs put between two, where a budget asks for them
 SMALL_ITEMS: Final = 1 << 14  # of a tensor whose bytes are too few to fall evenly from rung to rung
 SEGMENT_BYTES: Final = 22  # of a segment's map in STORAGE beside its chunk table
+AS_IN_BASE: Final = "as in the base"
 FIGURES: Final = ("energy", "error", "norm", "projection")
 
 
@@ -85,7 +99,9 @@ def figures(job: Job, weight: float | None = None) -> Survey:
     ``weight``: the harm of a unit of squared error, where the caller has measured it. Pure; runs in any thread.
     """
     pair = pair_of(job)
-    if not isinstance(job.treatment, Planned) or not encoders.is_lossy_possible(pair):
+    is_vector = not encoders.is_matrix(pair)
+    is_of_kind = is_vector == (job.tensor_class in VECTOR_CLASSES)  # what else there is stays exact
+    if not isinstance(job.treatment, Planned) or not is_of_kind or not encoders.is_lossy_possible(pair):
         return Survey(job.name, 0.0, 0.0)
     delta = pair.delta()
     energy = _inner(delta, delta)
@@ -93,11 +109,13 @@ def figures(job: Job, weight: float | None = None) -> Survey:
         return Survey(job.name, 0.0, 0.0)
     if weight is None:
         weight = _weight(job, pair, delta)
-    return Survey(job.name, energy, weight)
+    return Survey(job.name, energy, weight, is_vector=is_vector)
 
 
 def _weight(job: Job, pair: Pair, delta: NDArray[np.float32]) -> float:
     """The harm of a unit of squared error, told without data."""
+    if not encoders.is_matrix(pair):
+        return sensitivity.of_vector(job.name)
     if job.tensor_class == "head":
         return sensitivity.HEAD
     if job.tensor_class != "embedding":
@@ -109,13 +127,15 @@ def _weight(job: Job, pair: Pair, delta: NDArray[np.float32]) -> float:
 def survey(job: Job, most: float, *, weight: float | None = None) -> Survey:
     """The options of one tensor, the exact one first. ``job.treatment``: Planned, or the one coding there is.
 
-    ``most``: bytes above which no lossy code is looked for. Pure; runs in any thread.
+    ``most``: bytes above which no lossy code of a matrix is looked for. Pure; runs in any thread.
     """
     found = figures(job, weight)
     tensor = _Tensor(job)
     if not found.energy:
         return replace(found, options=(tensor.only(),))
     exact, *others = tensor.others()
+    if found.is_vector:
+        return replace(found, options=(exact, *tensor.unchanged(), *others))
     most = min(most, exact.nbytes)
     rungs = []
     for coding in LADDER:
@@ -153,7 +173,9 @@ def choose(job: Job) -> Chosen:
         only = measured(Lossless() if isinstance(rates, Planned) else rates, done)
         return Chosen(only, (only,), done)
     tensor = _Tensor(job)
-    options = [*tensor.others(), *tensor.unchanged(), *tensor.rungs_around_the_best(rates)]
+    options = [*tensor.others(), *tensor.unchanged()]
+    if encoders.is_matrix(tensor.pair):
+        options += tensor.rungs_around_the_best(rates)
     options.sort(key=lambda option: option.cost(rates))
 
     def attempt(option: Option) -> tuple[float, Option, Coded]:
@@ -173,7 +195,7 @@ def choose(job: Job) -> Chosen:
 def measured(coding: Coding, done: Coded, lost: float = 0.0) -> Option:
     """The option that a tensor is when it has been coded."""
     if done.entry.result == done.entry.base:
-        return Option(coding, _label(coding, ()), 0, (), done.error or 0.0, lost, is_measured=True)
+        return Option(coding, AS_IN_BASE, 0, (), done.error or 0.0, lost, is_measured=True)
     header = _header_bytes(done.entry, [content.table for content in done.contents])
     names = tuple(each.encoding for each in done.entry.components)
     sizes = tuple(content.nbytes for content in done.contents)
@@ -199,22 +221,26 @@ class _Tensor:
     def unchanged(self) -> list[Option]:
         """The base's own tensor, where that is one of the kind wanted."""
         is_there = self.job.old is not None and self.job.old.kind == self.job.new.kind
-        return [Option(Unchanged(), "as in the base", 0, (), 1.0, 1.0)] if is_there else []
+        return [Option(Unchanged(), AS_IN_BASE, 0, (), 1.0, 1.0)] if is_there else []
 
     def others(self) -> list[Option]:
-        """The exact code, then codes of single elements; told from a sample of the rows of a large tensor."""
+        """The exact code, then codes of single elements; told from a sample of the rows of a large matrix."""
         part, times = encoders.sample(self.pair)
         exact = [_option(self.job, part, Lossless(), each, times=times) for each in exact_candidates(part)]
         found = [min(exact, key=lambda option: option.nbytes)]
         delta = part.delta()
         energy = _inner(delta, delta) or 1.0
-        for coding in OTHERS:
+        for coding in OTHERS if encoders.is_matrix(part) else VECTORS:
             here: Coding = coding
             if isinstance(coding, Prune):  # a share of all elements, and the sample is of rows that change
                 here = Prune(min(1.0, coding.keep * self.pair.wanted.size / (times * part.wanted.size)))
             for candidate in lossy_candidates(part, here, self.job.bench):
-                noise, lost = _figures(self.job, part, candidate, delta, energy)
-                found.append(_option(self.job, part, coding, candidate, noise, lost, times))
+                made = _made(self.job, part, candidate)
+                if made is not None:
+                    noise, along = _figures(made, delta, energy)
+                    dropped = max(0.0, 1 - along)
+                    lost = _loss(dropped) if encoders.is_matrix(part) else dropped  # no part of a vector is a weak one
+                    found.append(_option(self.job, part, coding, candidate, noise, lost, times))
         return found
 
     def rung(self, coding: Slices) -> Option | None:
@@ -273,14 +299,24 @@ def _expected(rates: Priced, nbytes: int) -> int:
     return min(sum(rung.step > 1.1 * step for rung in LADDER), len(LADDER) - 1)
 
 
-def _figures(
-    job: Job, pair: Pair, candidate: Candidate, delta: NDArray[np.float32], energy: float
-) -> tuple[float, float]:
-    """Noise and loss of a code of single elements: loss is what it does not keep on average."""
-    additive = change_of(pair.kind, candidate.encoded, f"tensor {pair.name!r}").additive
-    made = delta_of(Grid.of(pair.kind.shape), additive, job.bench)
-    along = _inner(made, delta) / energy
-    return max(0.0, _inner(made, made) / energy - 2 * along + 1), _loss(max(0.0, 1 - along))
+def _made(job: Job, pair: Pair, candidate: Candidate) -> NDArray[np.float32] | None:
+    """The change that a code of single elements makes; None where a vector would leave the numbers of its dtype.
+
+    A vector's is that of the result, rounding to its dtype included: much of it may be below half a step.
+    """
+    if encoders.is_matrix(pair):
+        additive = change_of(pair.kind, candidate.encoded, f"tensor {pair.name!r}").additive
+        return delta_of(Grid.of(pair.kind.shape), additive, job.bench)
+    try:
+        return replace(pair, wanted=made_of(pair, candidate.encoded, job.bench)).delta()
+    except PayloadError:
+        return None
+
+
+def _figures(made: NDArray[np.float32], delta: NDArray[np.float32], energy: float) -> tuple[float, float]:
+    """Noise of a code of single elements, and how much of the change it makes on average."""
+    missed = made - delta
+    return _inner(missed, missed) / energy, _inner(made, delta) / energy
 
 
 def _loss(dropped: float) -> float:

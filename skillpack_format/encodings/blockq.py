@@ -6,13 +6,13 @@ asymmetric ones and 1-bit signs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillpack_format import bits as packing_of
 from skillpack_format.arithmetic import SMALLEST_SCALE, Bench, Block, DeviceArray, Grid, require_scales
-from skillpack_format.codes import CodeMatrix, Levels
+from skillpack_format.codes import CodeMatrix, Levels, spread
 from skillpack_format.dtypes import DType, bits_to_float32, dtype_named, float32_to_bits
 from skillpack_format.encodings._base import (
     Additive,
@@ -146,22 +146,44 @@ def _zeros(params: Params, parts: Parts, where: str) -> NDArray[np.int16]:
     return zeros.astype(np.int16)
 
 
-def rounded(delta: NDArray[np.float32], bits: int, group: int, packing: str) -> Encoded:
+def rounded(
+    delta: NDArray[np.float32], bits: int, group: int, packing: str, reaches: Sequence[float] = (1.0,)
+) -> Encoded:
     """Round-to-nearest codes of ``delta`` (rows, cols), symmetric, and unbiased BF16 scales, one a group of columns.
 
     Unbiased: what a group makes keeps its inner product with the delta, for shrinkage does more harm than noise.
+    ``reaches``: shares of a group's largest magnitude that its levels may go up to; that of least error is taken.
     """
-    codes, _ = symmetric_codes(delta, bits, group, dtype_named("BF16"))
-    levels = 2 * codes.astype(np.float32) - np.float32((1 << bits) - 1)
     starts = np.arange(0, delta.shape[1], min(group, delta.shape[1]))
     energy = np.add.reduceat(np.square(delta, dtype=np.float64), starts, axis=1)  # (rows, groups)
+    codes, scales, error = _unbiased(delta, energy, starts, bits, group, reaches[0])
+    for reach in reaches[1:]:
+        more, found, found_error = _unbiased(delta, energy, starts, bits, group, reach)
+        is_less = found_error < error  # (rows, groups)
+        codes = np.where(spread(is_less, group, delta.shape[1]), more, codes)
+        scales, error = np.where(is_less, found, scales), np.minimum(found_error, error)
+    stored = float32_to_bits(scales, dtype_named("BF16")).reshape(-1)
+    params = {"bits": bits, "group": group, "packing": packing, "scale": "BF16", "zero": (1 << bits) - 1}
+    return Encoded("blockq", params, {"codes": packing_of.pack(codes, bits, packing), "scales": stored})
+
+
+def _unbiased(
+    delta: NDArray[np.float32],
+    energy: NDArray[np.float64],
+    starts: NDArray[np.int64],
+    bits: int,
+    group: int,
+    reach: float,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64]]:
+    """Codes (rows, cols), scales (rows, groups), and the squared error (rows, groups) before those become BF16."""
+    codes, _ = symmetric_codes(delta, bits, group, dtype_named("BF16"), reach)
+    levels = 2 * codes.astype(np.float32) - np.float32((1 << bits) - 1)
     agreement = np.add.reduceat(np.multiply(delta, levels, dtype=np.float64), starts, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         exact = energy / agreement  # infinite or no number where nothing agrees: no scale that can be used
-    usable = np.where((exact >= SMALLEST_SCALE) & (exact < LARGEST_SCALE), exact, 0.0).astype(np.float32)
-    scales = float32_to_bits(usable, dtype_named("BF16")).reshape(-1)
-    params = {"bits": bits, "group": group, "packing": packing, "scale": "BF16", "zero": (1 << bits) - 1}
-    return Encoded("blockq", params, {"codes": packing_of.pack(codes, bits, packing), "scales": scales})
+    scales = np.where((exact >= SMALLEST_SCALE) & (exact < LARGEST_SCALE), exact, 0.0)
+    lengths = np.add.reduceat(np.square(levels, dtype=np.float64), starts, axis=1)
+    return codes, scales.astype(np.float32), energy - 2 * scales * agreement + scales**2 * lengths
 
 
 ENCODING: Final[Windowed] = Blockq()

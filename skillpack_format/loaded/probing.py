@@ -89,7 +89,9 @@ def calibrate(
         model = _placed(_model(tuned, after), place, str(tuned))
         changes = _changes(model, before, after)
     harm = _harm(model, tokens, changes, place, str(tuned), progress)
-    weights = weights_of(harm)
+    weights = weights_of(
+        harm, {name for name, each in model.named_parameters(remove_duplicate=False) if each.dim() < 2}
+    )
     if not weights:
         raise error("convert.model", str(tuned), "its outputs depend on none of its matrices")
     return Calibration(weights, len(tokens), sum(each.numel() for each in tokens), found.skipped)
@@ -243,7 +245,7 @@ def _harm(
     where: str,
     progress: Progress,
 ) -> Mapping[str, float]:
-    """By name: the expected harm of noise of squared norm 1 in a matrix, its entries independent.
+    """By name: the expected harm of noise of squared norm 1 in a matrix or a vector, its entries independent.
 
     In a table of ``changes`` the noise of a row goes with its change, as that of a code does.
     """
@@ -262,7 +264,7 @@ def _harm(
 
     named = dict(model.named_parameters(remove_duplicate=False))
     for parameter in set(named.values()):
-        parameter.requires_grad_(parameter.dim() > 1 and parameter.numel() > 0)
+        parameter.requires_grad_(parameter.dim() > 0 and parameter.numel() > 0)
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]  # torch leaves it so
     generator = torch.Generator().manual_seed(SEED)
@@ -276,7 +278,7 @@ def _harm(
             raise error("convert.model", where, f"its outputs have no finite gradient on text {number}")
         done += tokens.nbytes
         progress("calibrating", done, whole)
-    return {name: squares.get(id(each), 0.0) for name, each in named.items() if each.dim() > 1}
+    return {name: squares.get(id(each), 0.0) for name, each in named.items() if each.dim() > 0}
 
 
 def _projected(outputs: Any, generator: torch.Generator) -> torch.Tensor:

@@ -101,6 +101,14 @@ def test_weights_have_the_geometric_mean_one_and_three_digits():
     assert all(f"{value:.3g}" == f"{value:.12g}" for value in found.values())
 
 
+def test_vectors_are_weighed_by_what_a_typical_matrix_has():
+    found = weights_of({"a": 1e-9, "b": 1e-7, "norm": 1e-6, "bias": 1e-5}, vectors={"norm", "bias"})
+    assert math.isclose(found["a"] * found["b"], 1, rel_tol=0.01)
+    assert math.isclose(found["norm"], 100, rel_tol=0.01)
+    assert math.isclose(found["bias"], 1000, rel_tol=0.01)
+    assert weights_of({"a": 0.0, "norm": 1.0}, vectors={"norm"}) == {}
+
+
 def test_what_was_not_measured_has_no_weight():
     assert weights_of({"a": 0.0, "b": 2.0}) == {"b": 1.0}
     assert weights_of({"a": 0.0}) == {}

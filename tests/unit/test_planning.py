@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skillpack_format.planning import (
+    IN_STEP,
+    NOISE,
     Budget,
     Energy,
     MaxError,
@@ -151,3 +154,38 @@ def test_what_one_option_turned_out_to_be_is_expected_of_others_of_its_kind() ->
     assert after.options[3].noise == pytest.approx(other.noise + 0.05)
     again = corrected(after, after.options[3], Option(other.coding, "", 7, (1,), 0.0, 0.0, is_measured=True))
     assert again.options[2] is fact
+
+
+def norm(name: str = "norm.weight", energy: float = 0.01, weight: float = 50.0) -> Survey:
+    return replace(matrix(name, energy, weight), is_vector=True)
+
+
+@pytest.mark.parametrize("price", [1e-3, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("energy", [1e-6, 0.01, 1e3])
+def test_no_matrix_gets_another_code_because_of_a_norm(price: float, energy: float) -> None:
+    found = plan([*MODEL, norm(energy=energy)], Quality(price), 200_000, total).choices
+    assert {each.name: each.option.label for each in found if each.name != "norm.weight"} == labels(Quality(price))
+
+
+def test_a_norm_that_moves_far_is_exact() -> None:
+    found = {each.name: each.option.label for each in plan([*MODEL, norm(energy=1e9)], Quality(1.0), 1, total).choices}
+    assert found["norm.weight"] == "exact"
+
+
+def test_a_norm_gets_the_finer_code_of_two_tensors_that_move_as_far() -> None:
+    for goal in (Quality(5.0), MaxError(0.3), Energy(0.5)):
+        found = plan([matrix("a"), norm(energy=1.0)], goal, 200_000, total).choices
+        assert found[0].option.noise > found[1].option.noise, goal
+
+
+def test_what_a_norm_leaves_out_counts_for_more_than_what_a_matrix_does() -> None:
+    found = rates([matrix("a"), norm("b", energy=1.0, weight=1.0)], 1.0, 200_000)
+    assert found["b"].noise == found["a"].noise
+    assert found["b"].lost == pytest.approx(IN_STEP * found["a"].lost)
+
+
+def test_where_only_vectors_change_they_are_all_there_is() -> None:
+    model = [norm("a"), norm("b", energy=0.04)]
+    found = rates(model, 1.0, 200_000)
+    assert (found["a"].noise, found["b"].noise) == pytest.approx((0.2 * NOISE, 0.8 * NOISE))
+    assert {each.option.label for each in plan(model, Quality(1e9), 200_000, total).choices} == {"as in the base"}

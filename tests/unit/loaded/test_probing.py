@@ -39,11 +39,12 @@ def edit(folder, **changes):
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
 
 
-def test_every_matrix_gets_a_weight_and_nothing_else(pair, texts):
+def test_every_matrix_and_vector_gets_a_weight(pair, texts):
     _, tuned = pair
     found = calibrate(*pair, texts)
-    matrices = {name for name, value in load_file(tuned / "model.safetensors").items() if value.dim() > 1}
-    assert set(found.weights) == matrices | {"lm_head.weight"}  # tied: one parameter under two names
+    names = set(load_file(tuned / "model.safetensors"))
+    assert any("norm" in name for name in names)
+    assert set(found.weights) == names | {"lm_head.weight"}  # tied: one parameter under two names
     assert found.weights["lm_head.weight"] == found.weights["model.embed_tokens.weight"]
     assert found.texts == len(TEXTS)
     assert found.tokens == sum(len(text.split()) for text in TEXTS)
@@ -69,7 +70,7 @@ def test_the_same_texts_give_the_same_weights(pair, texts):
 
 
 def test_weights_are_the_harm_that_noise_really_does(pair, texts, monkeypatch):
-    """Noise of known energy in one matrix at a time, and the divergence of what the model then says."""
+    """Noise of known energy in one tensor at a time, and the divergence of what the model then says."""
     _, tuned = pair
     monkeypatch.setattr(probing, "read_texts", lambda path, read=probing.read_texts: many(read(path)))
     weights = calibrate(*pair, texts).weights
@@ -81,10 +82,8 @@ def test_weights_are_the_harm_that_noise_really_does(pair, texts, monkeypatch):
         before = [model(each).logits.double().log_softmax(-1) for each in tokens]
         harm = {}
         for name, value in model.named_parameters():
-            if value.dim() < 2:
-                continue
             kept, total = value.clone(), 0.0
-            scale = torch.ones(len(value), 1)
+            scale = torch.ones(len(value), *[1] * (value.dim() - 1))
             if "embed" in name:  # noise goes with the change of a row
                 change = (kept - base[name]).square().sum(1, keepdim=True)
                 scale = (change / change.mean()).sqrt()

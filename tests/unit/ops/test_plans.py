@@ -29,7 +29,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     base["embed_tokens.weight"] = random.standard_normal((500, 64)).astype(np.float32)
     tuned["embed_tokens.weight"] = base["embed_tokens.weight"].copy()
     tuned["embed_tokens.weight"][:40] += 0.01 * random.standard_normal((40, 64)).astype(np.float32)
-    base["norm.weight"], tuned["norm.weight"] = np.ones(64, np.float32), np.full(64, 1.5, np.float32)
+    base["norm.weight"] = np.ones(64, np.float32)
+    tuned["norm.weight"] = (1 + 1e-2 * random.standard_normal(64)).astype(np.float32)
     save_file(base, folder / "base.safetensors")
     save_file(tuned, folder / "tuned.safetensors")
     return folder / "base.safetensors", folder / "tuned.safetensors"
