@@ -7,7 +7,8 @@ their models are: distributions of tokens or classes by KL, whose second order i
 their squared distance. Only a table of embeddings is told row by row: noise lies in the rows that changed, and few did.
 
 The model is the folder's own as transformers knows it; none of its code runs, nothing is downloaded, and its tensors
-are read as a conversion reads them. It is held in float32, on one device; gradients exist for one tensor at a time.
+are read as a conversion reads them. They stay on disk (``loaded.lending``): values and gradients, in float32 on one
+device, exist for one tensor at a time, so what has to fit into memory is the run of one text, not the model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import transformers
 from skillpack_format.calibration import Calibration, read_texts, weights_of
 from skillpack_format.errors import error
 from skillpack_format.limits import DEFAULT_LIMITS, Limits
-from skillpack_format.loaded.slots import DTYPE_NAMES
+from skillpack_format.loaded.lending import Lender, lend, read_tensor, shapes_only
 from skillpack_format.progress import Progress, silent
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
 from skillpack_format.torch_bridge import TorchBench
@@ -86,9 +87,9 @@ def calibrate(
         tokens = [each for text in found.texts if (each := _tokens(tokenizer, text, tuned)).numel()]
         if not tokens:
             raise error("convert.texts", str(file), "no usable line: the tokenizer makes nothing of any text")
-        model = _placed(_model(tuned, after), place, str(tuned))
+        model = _model(tuned, Lender(after, place), after)
         changes = _changes(model, before, after)
-    harm = _harm(model, tokens, changes, place, str(tuned), progress)
+        harm = _harm(model, tokens, changes, place, str(tuned), progress)
     weights = weights_of(
         harm, {name for name, each in model.named_parameters(remove_duplicate=False) if each.dim() < 2}
     )
@@ -124,8 +125,8 @@ def _tokens(tokenizer: Any, text: str, folder: Path) -> torch.Tensor:
     return found
 
 
-def _model(folder: Path, checkpoint: Checkpoint) -> torch.nn.Module:
-    """The folder's model in float32, ready to compute, holding the checkpoint's tensors."""
+def _model(folder: Path, lender: Lender, checkpoint: Checkpoint) -> torch.nn.Module:
+    """The folder's model in float32, ready to compute; its parameters are the checkpoint's tensors, lent to it."""
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder.resolve(), local_files_only=True, trust_remote_code=False
@@ -141,11 +142,14 @@ def _model(folder: Path, checkpoint: Checkpoint) -> torch.nn.Module:
         with torch.device("meta"):  # shapes first: they cost nothing, whatever the config says
             plan = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
         _require_names(plan, checkpoint, str(folder))
-        model: torch.nn.Module = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
+        with shapes_only():
+            model: torch.nn.Module = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
     except _MALFORMED as found:
         raise error("convert.model", str(folder), f"transformers cannot make the model: {found}") from found
     config.use_cache = False  # nothing is generated
-    _fill(model, checkpoint)
+    _fill_buffers(model, checkpoint)
+    stored = checkpoint.specs.keys()  # a tied tensor may be there twice: the last counts
+    lend(model, {name: max(names & stored) for name, names in _homes(plan).items()}, lender)
     return model.eval()
 
 
@@ -161,12 +165,12 @@ def _kind_of(config: Any, where: str) -> Any:
     return kind
 
 
-def _homes(model: torch.nn.Module) -> dict[str, list[str]]:
+def _homes(model: torch.nn.Module) -> dict[str, set[str]]:
     """Names that a checkpoint may give the model's parameters and kept buffers; tied ones under each of them."""
-    state = model.state_dict(keep_vars=True)
-    same: dict[int, list[str]] = {}
+    state = {**dict(model.named_parameters(remove_duplicate=False)), **model.state_dict(keep_vars=True)}
+    same: dict[int, set[str]] = {}
     for name, value in state.items():
-        same.setdefault(id(value), []).append(name)
+        same.setdefault(id(value), set()).add(name)
     return {name: same[id(value)] for name, value in state.items()}
 
 
@@ -190,22 +194,12 @@ def _require_names(model: torch.nn.Module, checkpoint: Checkpoint, where: str) -
         raise error("convert.model", where, message)
 
 
-def _fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    state = model.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name, spec in checkpoint.specs.items():
-            if name in state and state[name].numel():
-                state[name].copy_(_read(checkpoint, name).reshape(spec.shape))
-
-
-def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    """The values of a tensor with elements, as they are stored."""
-    spec = checkpoint.specs[name]
-    dtype = next((dtype for dtype, known in DTYPE_NAMES.items() if known == spec.dtype.name), None)
-    if dtype is None:
-        message = f"{spec.dtype.name} is no dtype that torch computes with; calibrate on a model in floats"
-        raise error("convert.model", f"tensor {name!r}", message)
-    return torch.frombuffer(checkpoint.read(name), dtype=dtype).reshape(spec.shape)
+def _fill_buffers(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Kept buffers are small and stay in memory; those that no checkpoint has, the model has made itself."""
+    kept = model.state_dict(keep_vars=True)
+    for name, buffer in model.named_buffers():
+        if name in kept and name in checkpoint.specs and buffer.numel():
+            buffer.copy_(read_tensor(checkpoint, name))
 
 
 Changes = Mapping[int, torch.Tensor]  # by id of an embedding's parameter: (rows,) float64, squared norm of each change
@@ -219,7 +213,7 @@ def _changes(model: torch.nn.Module, before: Checkpoint, after: Checkpoint) -> C
         is_known = name in before.specs and name in after.specs and id(parameter) in tables
         if not is_known or not parameter.numel() or before.specs[name].shape[1:] != after.specs[name].shape[1:]:
             continue
-        old, new = _read(before, name), _read(after, name)
+        old, new = read_tensor(before, name), read_tensor(after, name)
         change = torch.zeros(len(new), dtype=torch.float64)
         for first in range(0, min(len(old), len(new)), ROWS):  # rows that a resize added are carried exactly
             rows = slice(first, min(first + ROWS, len(old), len(new)))
@@ -227,14 +221,6 @@ def _changes(model: torch.nn.Module, before: Checkpoint, after: Checkpoint) -> C
         if float(change.sum()) > 0:
             found[id(parameter)] = change
     return found
-
-
-def _placed(model: torch.nn.Module, device: torch.device, where: str) -> torch.nn.Module:
-    try:
-        return model.to(device)
-    except torch.OutOfMemoryError as found:
-        message = f"the model does not fit on {device} in float32, 4 bytes a parameter; calibrate on the CPU"
-        raise error("convert.model", where, message) from found
 
 
 def _harm(
@@ -272,6 +258,9 @@ def _harm(
     for number, tokens in enumerate(texts, 1):
         try:
             _projected(model(input_ids=tokens.to(device)), generator).backward()  # type: ignore[no-untyped-call]  # as above
+        except torch.OutOfMemoryError as problem:
+            message = f"text {number} of {tokens.numel()} tokens does not fit on {device}; calibrate on the CPU"
+            raise error("convert.model", where, message) from problem
         except _MALFORMED as problem:
             raise error("convert.model", where, f"the model fails on text {number}: {problem}") from problem
         if not all(map(math.isfinite, squares.values())):

@@ -45,7 +45,7 @@ records reader writer
 ops.inspection ops.chain ops.folders ops.application ops.slices
 ops.validation ops.chunks ops.carried ops.plans ops.conversion ops.importing
 devices torch_bridge
-loaded.undo loaded.slots loaded.probing loaded.factored loaded.stepping loaded.making loaded.unmaking
+loaded.undo loaded.slots loaded.lending loaded.probing loaded.factored loaded.stepping loaded.making loaded.unmaking
 loaded.changes
 loaded.attaching
 loaded.unmerged
