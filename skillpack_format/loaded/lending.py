@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ class Lender:
         self._checkpoint = checkpoint
         self._held: OrderedDict[str, torch.Tensor] = OrderedDict()  # the one used last is the last
 
-    def values(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> torch.Tensor:
         """One tensor with elements, of its shape in the checkpoint."""
         found = self._held.pop(name, None)
         if found is None:
@@ -54,10 +54,10 @@ class Lent(torch.Tensor):
     tensor: str  # its name in the checkpoint
     plan: torch.Tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch has it done
 
     @staticmethod
-    def __new__(cls, lender: Lender, tensor: str, plan: torch.Tensor) -> Lent:
+    def __new__(cls: type[Lent], lender: Lender, tensor: str, plan: torch.Tensor) -> Lent:
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             plan.shape,
@@ -70,7 +70,7 @@ class Lent(torch.Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch calls it as a classmethod and declares it otherwise
         cls, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
@@ -80,19 +80,19 @@ class Lent(torch.Tensor):
             given = args[place] if place < len(args) else named.get(argument.name)
             if argument.is_write and isinstance(given, cls):
                 raise NotImplementedError(f"{operation} writes to the parameter {given.tensor!r}")
-        values, named = tree_map_only(cls, cls.values, (args, named))
+        values, named = tree_map_only(cls, cls.read, (args, named))
         return operation(*values, **named)
 
     def view_of(self, plan: torch.Tensor) -> Lent:
         """The part of this tensor that ``plan`` is of its own plan."""
-        if plan.dtype != self.plan.dtype or not torch._C._is_alias_of(plan, self.plan):
+        if plan.dtype != self.plan.dtype or plan.untyped_storage()._cdata != self.plan.untyped_storage()._cdata:
             raise NotImplementedError(f"no view of the numbers of the parameter {self.tensor!r}")
         return Lent(self.lender, self.tensor, plan)
 
-    def values(self) -> torch.Tensor:
-        """The numbers themselves, read now; of no more use than a loan has."""
+    def read(self) -> torch.Tensor:
+        """The numbers, in memory for as long as they are used."""
         plan = self.plan
-        return self.lender.values(self.tensor).as_strided(plan.shape, plan.stride(), plan.storage_offset())
+        return self.lender.read(self.tensor).as_strided(plan.shape, plan.stride(), plan.storage_offset())
 
 
 def lend(model: torch.nn.Module, names: Mapping[str, str], lender: Lender) -> None:
@@ -108,9 +108,9 @@ def lend(model: torch.nn.Module, names: Mapping[str, str], lender: Lender) -> No
                 plan = torch.empty(old.shape, dtype=torch.float32, device="meta")
                 empty = torch.empty(old.shape, device=lender.device)
                 lent[name] = torch.nn.Parameter(Lent(lender, name, plan) if old.numel() else empty)
-            module.register_parameter(key, lent[name])
+            setattr(module, key, lent[name])
         for key, buffer in list(module.named_buffers(recurse=False)):
-            module.register_buffer(key, buffer.to(lender.device), key not in module._non_persistent_buffers_set)
+            setattr(module, key, buffer.to(lender.device))
 
 
 @contextmanager
@@ -126,7 +126,8 @@ def shapes_only() -> Iterator[None]:
             return None  # as it is
         return torch.nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(move)  # torch has it for all modules of the process
+    hook: Callable[..., Any] = move  # torch declares that it gives nothing, and takes what it gives
+    handle = register_module_parameter_registration_hook(hook)  # for all modules that the process makes
     try:
         yield
     finally:

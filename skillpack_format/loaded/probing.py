@@ -239,12 +239,11 @@ def _harm(
 
     def take(parameter: torch.Tensor) -> None:
         change = changes.get(id(parameter))
+        rows = _squares_of_rows(parameter.grad)
         if change is None:
-            norm = float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64))
-            found = norm**2 / parameter.numel()
+            found = float(rows.sum()) / parameter.numel()
         else:
-            norms = torch.linalg.vector_norm(parameter.grad, dim=1, dtype=torch.float64).cpu()  # (rows,)
-            found = float(norms.square() @ change) / float(change.sum()) / parameter.shape[1]
+            found = float(rows @ change) / float(change.sum()) / parameter.shape[1]
         squares[id(parameter)] = squares.get(id(parameter), 0.0) + found
         parameter.grad = None
 
@@ -268,6 +267,12 @@ def _harm(
         done += tokens.nbytes
         progress("calibrating", done, whole)
     return {name: squares.get(id(each), 0.0) for name, each in named.items() if each.dim() > 0}
+
+
+def _squares_of_rows(gradient: Any) -> torch.Tensor:
+    """(rows,) float64; of a vector, whose rows are its entries, as of a matrix."""
+    parts = [part.flatten(1) if part.dim() > 1 else part[:, None] for part in gradient.split(ROWS)]
+    return torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts]).square().cpu()
 
 
 def _projected(outputs: Any, generator: torch.Generator) -> torch.Tensor:

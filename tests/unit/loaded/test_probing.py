@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import TEXTS, bert, llama, save_pair, save_texts
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from skillpack_format.errors import SkillPackError
-from skillpack_format.loaded import probing
+from skillpack_format.loaded import lending, probing
+from skillpack_format.loaded.lending import Lender, read_tensor
 from skillpack_format.loaded.probing import calibrate
+from skillpack_format.progress import silent
+from skillpack_format.stores.safetensors_files import open_checkpoint
 
 
 @pytest.fixture
@@ -63,6 +68,43 @@ def test_a_device_that_is_not_there_is_refused_by_name(pair, texts):
 def test_a_gpu_measures_what_the_cpu_does(pair, texts):
     on_gpu, on_cpu = (calibrate(*pair, texts, device=device).weights for device in ("cuda", "cpu"))
     assert on_gpu == pytest.approx(on_cpu, rel=1e-2)
+
+
+@pytest.mark.parametrize("held", [0, 5000, lending.HELD_BYTES])
+@pytest.mark.parametrize("make", [llama, partial(llama, tied=False), bert], ids=["tied", "untied", "bert"])
+def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held, monkeypatch):
+    monkeypatch.setattr(lending, "HELD_BYTES", held)
+    torch.manual_seed(5)
+    base, tuned = save_pair(tmp_path, make())
+    whole = type(make()).from_pretrained(tuned, dtype=torch.float32).eval()
+    tokens = [probing._tokens(probing._tokenizer(tuned), text, tuned) for text in TEXTS]
+    cpu = torch.device("cpu")
+    with open_checkpoint(base) as before, open_checkpoint(tuned) as after:
+        lent = probing._model(tuned, Lender(after, cpu), after)
+        harms = [
+            probing._harm(model, tokens, probing._changes(model, before, after), cpu, "", silent)
+            for model in (lent, whole)
+        ]
+    assert harms[0].keys() == harms[1].keys()
+    assert sum(value > 0 for value in harms[1].values()) > 20
+    assert harms[0] == pytest.approx(harms[1], rel=1e-6)
+
+
+def test_no_more_than_two_matrices_are_in_memory(pair, texts, monkeypatch):
+    alive, most = [], []
+
+    def read(checkpoint, name):
+        found = read_tensor(checkpoint, name)
+        alive[:] = [each for each in alive if not each[0].expired()]
+        alive.append((StorageWeakRef(found.untyped_storage()), found.nbytes))
+        most.append(sum(nbytes for _, nbytes in alive))
+        return found
+
+    monkeypatch.setattr(lending, "HELD_BYTES", 0)
+    monkeypatch.setattr(lending, "read_tensor", read)
+    calibrate(*pair, texts)
+    sizes = [each.nbytes for each in load_file(pair[1] / "model.safetensors").values()]
+    assert max(most) <= 2 * max(sizes) < sum(sizes) / 5
 
 
 def test_the_same_texts_give_the_same_weights(pair, texts):
