@@ -14,7 +14,8 @@ device, exist for one tensor at a time, so what has to fit into memory is the ru
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +80,7 @@ def calibrate(
             run here, or its parameters are not the checkpoint's tensors.
         UnsupportedError: ``device`` is none that torch has here.
         CheckpointError: a checkpoint is malformed.
+        IntegrityError: integrity.source-changed, ``tuned`` was written to meanwhile.
     """
     found = read_texts(file)
     place = TorchBench(device).device
@@ -87,9 +89,11 @@ def calibrate(
         tokens = [each for text in found.texts if (each := _tokens(tokenizer, text, tuned)).numel()]
         if not tokens:
             raise error("convert.texts", str(file), "no usable line: the tokenizer makes nothing of any text")
-        model = _model(tuned, Lender(after, place), after)
-        changes = _changes(model, before, after)
-        harm = _harm(model, tokens, changes, place, str(tuned), progress)
+        with _room(place, str(tuned)):
+            model = _model(tuned, Lender(after, place), after)
+            changes = _changes(model, before, after)
+            harm = _harm(model, tokens, changes, place, str(tuned), progress)
+        after.require_unchanged()  # every text has read it anew
     weights = weights_of(
         harm, {name for name, each in model.named_parameters(remove_duplicate=False) if each.dim() < 2}
     )
@@ -197,7 +201,7 @@ def _require_names(model: torch.nn.Module, checkpoint: Checkpoint, where: str) -
 def _fill_buffers(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Kept buffers are small and stay in memory; those that no checkpoint has, the model has made itself."""
     kept = model.state_dict(keep_vars=True)
-    for name, buffer in model.named_buffers():
+    for name, buffer in model.named_buffers(remove_duplicate=False):
         if name in kept and name in checkpoint.specs and buffer.numel():
             buffer.copy_(read_tensor(checkpoint, name))
 
@@ -221,6 +225,15 @@ def _changes(model: torch.nn.Module, before: Checkpoint, after: Checkpoint) -> C
         if float(change.sum()) > 0:
             found[id(parameter)] = change
     return found
+
+
+@contextmanager
+def _room(device: torch.device, where: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as found:
+        message = f"the run of one text does not fit on {device}, in float32; calibrate on the CPU"
+        raise error("convert.model", where, message) from found
 
 
 def _harm(
@@ -257,9 +270,8 @@ def _harm(
     for number, tokens in enumerate(texts, 1):
         try:
             _projected(model(input_ids=tokens.to(device)), generator).backward()  # type: ignore[no-untyped-call]  # as above
-        except torch.OutOfMemoryError as problem:
-            message = f"text {number} of {tokens.numel()} tokens does not fit on {device}; calibrate on the CPU"
-            raise error("convert.model", where, message) from problem
+        except torch.OutOfMemoryError:  # a RuntimeError, too
+            raise
         except _MALFORMED as problem:
             raise error("convert.model", where, f"the model fails on text {number}: {problem}") from problem
         if not all(map(math.isfinite, squares.values())):

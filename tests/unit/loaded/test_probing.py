@@ -258,3 +258,27 @@ def test_progress_is_told(pair, texts):
     assert [what for what, _, _ in told] == ["calibrating"] * len(TEXTS)
     assert sorted(told) == told
     assert told[-1][1] == told[-1][2] > 0
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def touch(path):
+    path.write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("change", [cut, touch])
+@pytest.mark.parametrize("held", [0, lending.HELD_BYTES])
+def test_refuses_a_checkpoint_that_is_written_to_meanwhile(pair, texts, change, held, monkeypatch):
+    monkeypatch.setattr(lending, "HELD_BYTES", held)
+    told = []
+
+    def progress(*each):
+        if not told:
+            change(pair[1] / "model.safetensors")
+        told.append(each)
+
+    with pytest.raises(SkillPackError) as found:
+        calibrate(*pair, texts, progress)
+    assert found.value.code == "integrity.source-changed"
