@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import socket
 from functools import partial
@@ -76,7 +77,8 @@ def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held, monk
     monkeypatch.setattr(lending, "HELD_BYTES", held)
     torch.manual_seed(5)
     base, tuned = save_pair(tmp_path, make())
-    whole = type(make()).from_pretrained(tuned, dtype=torch.float32).eval()
+    read = type(make()).from_pretrained(tuned, dtype=torch.float32).eval()
+    whole = copy.deepcopy(read)  # mapped files lie otherwise to the cache line, which shows in the last digits
     tokens = [probing._tokens(probing._tokenizer(tuned), text, tuned) for text in TEXTS]
     cpu = torch.device("cpu")
     with open_checkpoint(base) as before, open_checkpoint(tuned) as after:
@@ -87,7 +89,7 @@ def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held, monk
         ]
     assert harms[0].keys() == harms[1].keys()
     assert sum(value > 0 for value in harms[1].values()) > 20
-    assert harms[0] == pytest.approx(harms[1], rel=1e-6)
+    assert harms[0] == pytest.approx(harms[1], rel=1e-5, abs=1e-12)  # biases of keys do nothing: theirs is rounding
 
 
 def test_no_more_than_two_matrices_are_in_memory(pair, texts, monkeypatch):
