@@ -29,13 +29,13 @@ from benchmarks.results import report
 from benchmarks.size.large import generate
 from benchmarks.size.pairs import OUT
 from benchmarks.size.texts import python_text
-from skillpack_format.loaded import lending
+from skillpack_format.loaded import probing
 from skillpack_format.stores.safetensors_files import open_checkpoint
 
 CORPUS: Final = 400_000  # characters that texts and the generated model's tokenizer are from
 CHARACTERS: Final = 1200  # of a text: more than the 256 tokens that are used
 WORDS: Final = 8000  # of the generated model's tokenizer
-HELD: Final = {"nothing": 0, "as the library does": lending.HELD_BYTES, "everything": sys.maxsize}
+HELD: Final = {"nothing": 0, "as the library does": probing.HELD_BYTES, "everything": sys.maxsize}
 FOLDER: Final = OUT / "calibrating"
 
 
@@ -56,7 +56,7 @@ def write_tokenizer(text: str, folder: Path) -> None:
 
 def measure(base: Path, tuned: Path, texts: Path, held: int) -> dict[str, Any]:
     """One calibration in this process."""
-    lending.HELD_BYTES = held
+    probing.HELD_BYTES = held
     before = resource.getrusage(resource.RUSAGE_SELF)
     found = skp.calibrate(base, tuned, texts)
     after = resource.getrusage(resource.RUSAGE_SELF)

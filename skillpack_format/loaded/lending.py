@@ -5,7 +5,7 @@ autograd (``__torch_dispatch__``). A view of it needs no values and is lent agai
 values that are read for it. So what autograd keeps for the backward pass is a name and a geometry, and it makes no
 difference which module owns a parameter, how many share it or where it is used: there is nothing else to compute with.
 
-A backward pass goes back the way that the forward pass came, so what was used last is wanted next: that much is held.
+A backward pass goes back the way that the forward pass came, so what was used last is wanted next, and is held.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -24,14 +24,13 @@ from skillpack_format.errors import error
 from skillpack_format.loaded.slots import DTYPE_NAMES
 from skillpack_format.stores.safetensors_files import Checkpoint
 
-HELD_BYTES: Final = 1 << 28  # of values in float32, in case they are wanted again
-
 
 class Lender:
-    """Values of a checkpoint's tensors, in float32 on ``device``."""
+    """A checkpoint's tensors in float32 on ``device``, where at most ``held`` bytes stay for the next use."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, held: int) -> None:
         self.device = device
+        self._most = held
         self._checkpoint = checkpoint
         self._held: OrderedDict[str, torch.Tensor] = OrderedDict()  # the one used last is the last
 
@@ -42,9 +41,9 @@ class Lender:
             # Into torch's own memory: how a buffer lies to the cache line would show in the last digits
             found = torch.empty(self._checkpoint.specs[name].shape, dtype=torch.float32, device=self.device)
             found.copy_(read_tensor(self._checkpoint, name))
-        if found.nbytes <= HELD_BYTES:
+        if found.nbytes <= self._most:
             self._held[name] = found
-            while sum(each.nbytes for each in self._held.values()) > HELD_BYTES:
+            while sum(each.nbytes for each in self._held.values()) > self._most:
                 self._held.popitem(last=False)
         return found
 

@@ -28,10 +28,11 @@ from skillpack_format.limits import DEFAULT_LIMITS, Limits
 from skillpack_format.loaded.lending import Lender, lend, read_tensor, shapes_only
 from skillpack_format.progress import Progress, silent
 from skillpack_format.stores.safetensors_files import Checkpoint, open_checkpoint
-from skillpack_format.torch_bridge import TorchBench
+from skillpack_format.torch_bridge import TorchBench, free_bytes
 
 MAX_TOKENS: Final = 256  # of one text
 SEED: Final = 20251125
+HELD_BYTES: Final = 1 << 28  # of parameters that a CPU, which reads files fast, keeps from one text to the next
 ROWS: Final = 4096  # of a table that are widened at a time
 # How a model's class name ends, and who knows such classes. A closed table: the name itself is never looked up.
 KINDS: Final = (
@@ -84,13 +85,14 @@ def calibrate(
     """
     found = read_texts(file)
     place = TorchBench(device).device
+    held = free_bytes(place) // 2 if place.type == "cuda" else HELD_BYTES
     with open_checkpoint(base, limits) as before, open_checkpoint(tuned, limits) as after:
         tokenizer = _tokenizer(tuned)
         tokens = [each for text in found.texts if (each := _tokens(tokenizer, text, tuned)).numel()]
         if not tokens:
             raise error("convert.texts", str(file), "no usable line: the tokenizer makes nothing of any text")
         with _room(place, str(tuned)):
-            model = _model(tuned, Lender(after, place), after)
+            model = _model(tuned, Lender(after, place, held), after)
             changes = _changes(model, before, after)
             harm = _harm(model, tokens, changes, place, str(tuned), progress)
         after.require_unchanged()  # every text has read it anew

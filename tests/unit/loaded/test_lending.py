@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from skillpack_format.errors import SkillPackError
-from skillpack_format.loaded import lending
-from skillpack_format.loaded.lending import Lender, lend, read_tensor, shapes_only
+from skillpack_format.loaded.lending import Lender, Lent, lend, read_tensor, shapes_only
 from skillpack_format.stores.safetensors_files import open_checkpoint
 
 CPU = torch.device("cpu")
@@ -53,20 +52,19 @@ def checkpoint(tmp_path, parent):
         yield opened
 
 
+@pytest.fixture(params=[0, 200, 1 << 20], ids=lambda held: f"held{held}")
+def held(request):
+    return request.param
+
+
 @pytest.fixture
-def lent(parent, checkpoint):
+def lent(parent, checkpoint, held):
     """The same model, its parameters lent."""
     made = copy.deepcopy(parent).to("meta")
     made.angles = parent.angles
     names = {name: name for name, _ in parent.named_parameters()} | {"head.weight": "table.weight"}
-    lend(made, names, Lender(checkpoint, CPU))
+    lend(made, names, Lender(checkpoint, CPU, held))
     return made
-
-
-@pytest.fixture(params=[0, 200, lending.HELD_BYTES], ids=lambda held: f"held{held}")
-def held(request, monkeypatch):
-    monkeypatch.setattr(lending, "HELD_BYTES", request.param)
-    return request.param
 
 
 def gradients(model):
@@ -75,7 +73,7 @@ def gradients(model):
     return output.detach(), {name: value.grad for name, value in model.named_parameters()}
 
 
-def test_outputs_and_gradients_are_those_of_a_model_in_memory(parent, lent, held):
+def test_outputs_and_gradients_are_those_of_a_model_in_memory(parent, lent):
     (wanted, due), (output, found) = gradients(parent), gradients(lent)
     assert torch.equal(output, wanted)
     assert found.keys() == due.keys()
@@ -95,8 +93,8 @@ def test_only_what_is_used_is_in_memory(lent, held, alive):
     assert (max(alive) == sum(sizes)) == (held >= sum(sizes))
 
 
-def test_autograd_keeps_no_values(lent, monkeypatch, alive):
-    monkeypatch.setattr(lending, "HELD_BYTES", 0)
+@pytest.mark.parametrize("held", [0])
+def test_autograd_keeps_no_values(lent, held, alive):
     output = lent(torch.tensor([1, 5, 1]))
     del alive[:]
     lent.scale.read()
@@ -123,7 +121,7 @@ def test_autograd_keeps_no_values(lent, monkeypatch, alive):
 def test_a_view_needs_no_values_and_has_the_right_ones(parent, lent, view, alive):
     found = view(lent.first.weight)
     wanted = view(parent.first.weight)
-    assert isinstance(found, lending.Lent)
+    assert isinstance(found, Lent)
     assert found.shape == wanted.shape
     assert found.stride() == wanted.stride()
     assert alive == []
@@ -163,7 +161,7 @@ def test_values_are_widened(tmp_path):
     stored = torch.tensor([[1.5, -2.25]], dtype=torch.bfloat16)
     save_file({"x": stored}, tmp_path / "model.safetensors")
     with open_checkpoint(tmp_path) as checkpoint:
-        found = Lender(checkpoint, CPU).read("x")
+        found = Lender(checkpoint, CPU, 0).read("x")
     assert found.dtype == torch.float32
     assert torch.equal(found, stored.float())
 
@@ -172,7 +170,7 @@ def test_an_empty_parameter_is_there(tmp_path):
     save_file({"weight": torch.zeros(0, 3)}, tmp_path / "model.safetensors")
     model = torch.nn.ParameterDict({"weight": torch.zeros(0, 3)})
     with open_checkpoint(tmp_path) as checkpoint:
-        lend(model, {"weight": "weight"}, Lender(checkpoint, CPU))
+        lend(model, {"weight": "weight"}, Lender(checkpoint, CPU, 0))
         assert functional.linear(torch.ones(2, 3), model["weight"]).shape == (2, 0)
 
 
@@ -186,7 +184,7 @@ def test_a_recurrent_layer_finds_its_weights(tmp_path):
     with open_checkpoint(tmp_path) as checkpoint:
         with shapes_only():
             found = torch.nn.LSTM(3, 4)
-        lend(found, {name: name for name in made.state_dict()}, Lender(checkpoint, CPU))
+        lend(found, {name: name for name in made.state_dict()}, Lender(checkpoint, CPU, 0))
         assert torch.equal(found(given)[0], wanted)
 
 

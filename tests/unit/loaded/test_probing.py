@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TEXTS, bert, llama, save_pair, save_texts
 
 from skillpack_format.errors import SkillPackError
-from skillpack_format.loaded import lending, probing
+from skillpack_format.loaded import probing
 from skillpack_format.loaded.lending import Lender
 from skillpack_format.loaded.probing import calibrate
 from skillpack_format.progress import silent
@@ -70,10 +70,9 @@ def test_a_gpu_measures_what_the_cpu_does(pair, texts):
     assert on_gpu == pytest.approx(on_cpu, rel=1e-2)
 
 
-@pytest.mark.parametrize("held", [0, 5000, lending.HELD_BYTES])
+@pytest.mark.parametrize("held", [0, 5000, probing.HELD_BYTES])
 @pytest.mark.parametrize("make", [llama, partial(llama, tied=False), bert], ids=["tied", "untied", "bert"])
-def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held, monkeypatch):
-    monkeypatch.setattr(lending, "HELD_BYTES", held)
+def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held):
     torch.manual_seed(5)
     base, tuned = save_pair(tmp_path, make())
     read = type(make()).from_pretrained(tuned, dtype=torch.float32).eval()
@@ -81,7 +80,7 @@ def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held, monk
     tokens = [probing._tokens(probing._tokenizer(tuned), text, tuned) for text in TEXTS]
     cpu = torch.device("cpu")
     with open_checkpoint(base) as before, open_checkpoint(tuned) as after:
-        lent = probing._model(tuned, Lender(after, cpu), after)
+        lent = probing._model(tuned, Lender(after, cpu, held), after)
         harms = [
             probing._harm(model, tokens, probing._changes(model, before, after), cpu, "", silent)
             for model in (lent, whole)
@@ -92,7 +91,7 @@ def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held, monk
 
 
 def test_no_more_than_two_matrices_are_in_memory(pair, texts, alive, monkeypatch):
-    monkeypatch.setattr(lending, "HELD_BYTES", 0)
+    monkeypatch.setattr(probing, "HELD_BYTES", 0)
     calibrate(*pair, texts)
     sizes = [each.nbytes for each in load_file(pair[1] / "model.safetensors").values()]
     assert max(sizes) <= max(alive) <= 2 * max(sizes) < sum(sizes) / 5
@@ -260,9 +259,9 @@ def touch(path):
 
 
 @pytest.mark.parametrize("change", [cut, touch])
-@pytest.mark.parametrize("held", [0, lending.HELD_BYTES])
+@pytest.mark.parametrize("held", [0, probing.HELD_BYTES])
 def test_refuses_a_checkpoint_that_is_written_to_meanwhile(pair, texts, change, held, monkeypatch):
-    monkeypatch.setattr(lending, "HELD_BYTES", held)
+    monkeypatch.setattr(probing, "HELD_BYTES", held)
     told = []
 
     def progress(*each):
