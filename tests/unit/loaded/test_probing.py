@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import TEXTS, bert, llama, save_pair, save_texts
+from tiny_models import TEXTS, WORDS, bert, llama, save_pair, save_texts
+from transformers import AlbertConfig, AlbertModel, GPT2Config, GPT2LMHeadModel
 
 from skillpack_format.errors import SkillPackError
 from skillpack_format.loaded import probing
@@ -70,8 +71,23 @@ def test_a_gpu_measures_what_the_cpu_does(pair, texts):
     assert on_gpu == pytest.approx(on_cpu, rel=1e-2)
 
 
+def gpt2():
+    """Multiplies by its matrices as they are, not transposed."""
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(WORDS) + 1, n_embd=32, n_layer=2, n_head=4, n_positions=32))
+
+
+def albert():
+    """Every layer is the same one."""
+    sizes = {"hidden_size": 32, "embedding_size": 16, "intermediate_size": 48}
+    return AlbertModel(AlbertConfig(vocab_size=len(WORDS) + 1, num_attention_heads=4, num_hidden_layers=3, **sizes))
+
+
 @pytest.mark.parametrize("held", [0, 5000, probing.HELD_BYTES])
-@pytest.mark.parametrize("make", [llama, partial(llama, tied=False), bert], ids=["tied", "untied", "bert"])
+@pytest.mark.parametrize(
+    "make",
+    [llama, partial(llama, tied=False), bert, gpt2, albert],
+    ids=["tied", "untied", "bert", "gpt2", "albert"],
+)
 def test_a_model_on_disk_is_measured_as_one_in_memory(tmp_path, make, held):
     torch.manual_seed(5)
     base, tuned = save_pair(tmp_path, make())
