@@ -107,8 +107,8 @@ def lend(model: torch.nn.Module, names: Mapping[str, str], lender: Lender) -> No
             name = names[f"{prefix}.{key}" if prefix else key]
             if name not in lent:
                 plan = torch.empty(old.shape, dtype=torch.float32, device="meta")
-                empty = torch.empty(old.shape, device=lender.device)
-                lent[name] = torch.nn.Parameter(Lent(lender, name, plan) if old.numel() else empty)
+                made = Lent(lender, name, plan) if old.numel() else torch.empty_like(plan, device=lender.device)
+                lent[name] = torch.nn.Parameter(made)
             setattr(module, key, lent[name])
         for key, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, key, buffer.to(lender.device))
