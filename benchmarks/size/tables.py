@@ -129,22 +129,23 @@ def _missed_at(pair: Measured, target: float) -> list[str]:
             found.append(f"{pair.pair}: no lossy pack has an error of {target:g}.")
         elif mine[1].nbytes > most * rival[1].nbytes:
             share = mine[1].nbytes / rival[1].nbytes
-            why = _floor_of_a_tenth(pair, target) if most == TENTH else _floor_of_a_half(pair, mine[1], rival[1])
+            noise = _floor_of_a_tenth(pair, target) if most == TENTH else ""
+            why = noise or _at_entropy(pair, mine[1], rival[1])
             found.append(f"{pair.pair}, error {target:g}: {share:.3f} of {what} ({rival[0]}), not {most:g}.{why}")
     return found
 
 
-def _floor_of_a_half(pair: Measured, mine: Reach, rival: Reach) -> str:
-    """What a pack's codes would be at their entropy, if all else were nothing; empty where that is half or less.
+def _at_entropy(pair: Measured, mine: Reach, rival: Reach) -> str:
+    """What a pack's codes would be at their entropy, if all else were nothing; empty where none was measured.
 
-    Told by the share of the pack of like size whose entropy was measured.
+    Told by the share of the pack of like size whose entropy was.
     """
     packs = [each for each in pair.entropy if each["entropy"]]
     if not packs:
         return ""
     alike = min(packs, key=lambda each: abs(math.log(each["nbytes"] / mine.nbytes)))
     floor = mine.nbytes / rival.nbytes * alike["entropy"] / alike["nbytes"]
-    return f" At their zeroth-order entropy the codes alone would be about {floor:.3f}." if floor > HALF else ""
+    return f" At their zeroth-order entropy its codes alone would be about {floor:.3f}."
 
 
 def _floor_of_a_tenth(pair: Measured, target: float) -> str:
