@@ -29,9 +29,9 @@ from skillpack_format.slicing import reach
 
 CHUNK_BYTES: Final = 1 << 16  # small enough for a slice to read little more than it needs, large enough for zstd
 FAR_LARGER: Final = 0.5  # one over: times by which a sample must say that an exact code is larger to be believed
-WIDE: Final = 4.0  # bits of an exact code for each element above which some low rank may pay for itself
+WIDE: Final = 2.0  # bits of an exact code for each element above which some low rank may pay for itself
 LEAST_NOISE: Final = 1e-9
-REFINED: Final = tuple(Slices(step, 0.3) for step in (11.0, 8.0, 5.6, 4.0, 2.8, 2.0, 1.4, 1.0))
+REFINED: Final = tuple(Slices(step, 0.8) for step in (11.0, 8.0, 5.6, 4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.5))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +169,7 @@ def refined_candidate(pair: Pair, nbytes: float, job: Job) -> Candidate | None:
     try:
         matrices = encoders.decomposed(pair, reach(REFINED[-1].step, REFINED[-1].cosine), job.bench)
         for coding in REFINED:
-            part = encoders.sliced(pair, matrices, coding)
+            part = encoders.sliced(pair, matrices, coding, is_nearest=True)
             saved = changed / 16 * -math.log2(max(part.noise, LEAST_NOISE))  # bytes: noise is a square
             promised = nbytes - saved + quick_nbytes(pair, sliced_candidate(part), job)
             best = min(best, (promised, part.encoded), key=lambda found: found[0])

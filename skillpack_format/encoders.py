@@ -166,9 +166,12 @@ def decomposed(pair: Pair, reach: float = 0.0, bench: Bench = NUMPY_BENCH) -> li
     return [slicing.decomposed(each, reach, bench) for each in delta]
 
 
-def sliced(pair: Pair, matrices: Sequence[slicing.Decomposed], treatment: Slices) -> SlicedPair:
-    """``lowrank``; rows that the base does not have are carried exactly."""
-    found = [slicing.sliced(each, step=treatment.step, cosine=treatment.cosine) for each in matrices]
+def sliced(
+    pair: Pair, matrices: Sequence[slicing.Decomposed], treatment: Slices, *, is_nearest: bool = False
+) -> SlicedPair:
+    """``lowrank``; rows that the base does not have are carried exactly. ``is_nearest``: see ``slicing.sliced``."""
+    step, cosine = treatment.step, treatment.cosine
+    found = [slicing.sliced(each, step=step, cosine=cosine, is_nearest=is_nearest) for each in matrices]
     stacks = [each.slices for each in found]
     grid = Grid.of(pair.kind.shape)
     merged = [_merge(stacks, k, grid) for k in range(max((len(each) for each in stacks), default=0))]

@@ -1,12 +1,17 @@
 """From a delta matrix to the integer slices of ``lowrank`` (spec/encodings/lowrank.md).
 
 The one rule: be unbiased. Rounding noise averages out over a layer's inputs, a shrunken direction does not, so every
-slice gets the scale that keeps its inner product with what it codes, never the least-squares one, which shrinks.
+slice gets the scale that keeps its inner product with what it codes, not the least-squares one, which shrinks; except
+where an exact difference follows, which is the shorter the nearer the slices come.
 
 The delta is decomposed, its components are grouped by octave of singular value, and the factors of a group are
 rounded to integers. One ``lambda`` serves the whole matrix: the noise a component may carry is the same for all, so
 strong components get many levels and weak ones few. A component whose code no longer resembles it is dropped, for
-rescaling it would be rescaling noise. Writers only: no reader needs this module.
+rescaling it would be rescaling noise.
+
+The factor with the longer vectors is rounded first and held. The other is then fitted to the whole delta, given the
+codes that are held, and rounded in its turn: so it makes up for what rounding did within their span (decision 0032).
+Writers only: no reader needs this module.
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +32,15 @@ from skillpack_format.errors import error
 Matrix = NDArray[np.float32]
 Values = NDArray[np.float64]
 Codes = NDArray[np.int8]
+Places = NDArray[np.int64]
 
 DEAD_ZONE: Final = 0.1
 MAX_CODE: Final = 127
 MAX_RANK: Final = EXACT_PRODUCT // 128**2  # of one slice: its sums stay exact even with 8-bit codes
 BLOCK_ITEMS: Final = 1 << 20  # of what is rounded at a time
+COARSER: Final = 0.75  # levels of the factor that is held, where the other has enough of them to make up for it
+COARSE: Final = 3.0  # the step from which on it has not
+RIDGE: Final = 1e-4  # of a component's codes, so that no two alike make the fit singular
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +63,16 @@ class Components:
     peak_u: Matrix
     peak_v: Matrix
 
-    def only(self, chosen: NDArray[np.int64]) -> Components:
+    def only(self, chosen: Places) -> Components:
         """Some of them, by their ascending places; a run of them is not copied."""
         is_run = chosen.size and chosen[-1] - chosen[0] + 1 == chosen.size
         at = slice(chosen[0], chosen[-1] + 1) if is_run else chosen
         return Components(self.u[at], self.s[at], self.v[at], self.peak_u[at], self.peak_v[at])
+
+    @property
+    def transposed(self) -> Components:
+        """Those of the transposed matrix."""
+        return Components(self.v, self.s, self.u, self.peak_v, self.peak_u)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +91,9 @@ class Decomposed:
 
 @dataclass(frozen=True, slots=True)
 class Sliced:
-    """Slices, and what they do to the delta, in sums over its components (spec/manifest.md, "stats").
+    """Slices, and what they do to the delta.
 
-    ``energy``: squared singular values, all and kept. ``noise``: squared norm of what was made minus what was meant,
-    coded components taken one by one.
+    ``energy``: squared singular values, all and those ``kept``. ``noise``: squared norm of what is made less the delta.
     """
 
     slices: tuple[Slice, ...]
@@ -109,25 +123,54 @@ def decomposed(delta: NDArray[Any], reach: float = 0.0, bench: Bench = NUMPY_BEN
     return Decomposed(components, typical, total, 0.0 if is_whole else reach)
 
 
-def sliced(matrix: Decomposed, *, step: float, cosine: float, dead_zone: float = DEAD_ZONE) -> Sliced:
+def sliced(
+    matrix: Decomposed, *, step: float, cosine: float, dead_zone: float = DEAD_ZONE, is_nearest: bool = False
+) -> Sliced:
     """The slices that stand for a matrix, strongest first; none for a zero matrix or when nothing survives.
 
     ``step``: rounding step in units of a typical entry; more is smaller and worse. ``cosine``: least resemblance of a
     coded component to its original, below which it is dropped. ``dead_zone``: how much of a step rounding leans
-    towards zero.
+    towards zero. ``is_nearest``: scales of least error, for what an exact code goes on from; biased.
     """
     _require_settings(step, cosine, dead_zone)
     whole = matrix.components
-    kept = noise = 0.0
+    is_wide = whole.u.shape[1] < whole.v.shape[1]
+    if is_wide:
+        whole = whole.transposed
+    coarser = COARSER if step < COARSE else 1.0
+    rounding = _Rounding(step * matrix.typical, coarser, cosine, np.float32(0.5 - dead_zone))
+    groups = list(islice(_groups(whole, rounding), MAX_SLICES))
+    if not groups:
+        return Sliced((), matrix.energy, 0.0, matrix.energy)
+    held = np.concatenate([each.held for each in groups])
+    ends = np.cumsum([each.members.size for each in groups])
+    parts = [slice(end - each.members.size, end) for each, end in zip(groups, ends, strict=True)]
+    of_held = _inner(held, whole.u)
+    fitted = _fitted(of_held, whole)
+    rounded = [
+        _rounded_like(fitted[part], each.amplitude, rounding.lean) for each, part in zip(groups, parts, strict=True)
+    ]
+    codes = np.concatenate(rounded)
+    of_codes = _inner(codes, whole.v)
+    agreement = of_held.along * of_codes.along * whole.s  # (r, k): of what is coded with every component
+    scales, kept = np.zeros(len(held)), 0.0
     found: list[Slice] = []
-    for group in _groups(whole, step * matrix.typical) if whole.s.size else ():
-        coded = _coded(group, step * matrix.typical, cosine, dead_zone) if len(found) < MAX_SLICES else None
-        if coded is None:
+    for group, part in zip(groups, parts, strict=True):
+        energy = float(np.sum(whole.s[group.members] ** 2))
+        if is_nearest:
+            scale = _scale(agreement[part].sum(), (of_held.gram[part, part] * of_codes.gram[part, part]).sum())
+        else:
+            scale = _scale(energy, agreement[part, group.members].sum())
+        if scale is None:
             continue
-        found.append(coded.slice)
-        kept += coded.energy
-        noise += coded.noise
-    return Sliced(tuple(found), matrix.energy, min(kept, matrix.energy), noise + max(0.0, matrix.energy - kept))
+        alive = codes[part].any(axis=1)
+        u, v = held[part][alive], codes[part][alive]
+        found.append(Slice(scale, v, u) if is_wide else Slice(scale, u, v))
+        scales[part] = scale
+        kept += energy
+    made = scales @ (of_held.gram * of_codes.gram) @ scales
+    noise = float(made - 2 * scales @ agreement.sum(axis=1)) + matrix.energy
+    return Sliced(tuple(found), matrix.energy, min(kept, matrix.energy), max(0.0, noise))
 
 
 def _typical(energy: Values, cols: int) -> float:
@@ -149,54 +192,108 @@ def _require_settings(step: float, cosine: float, dead_zone: float) -> None:
         raise error("usage.argument", "", f"dead zone {dead_zone}, it must be at least 0 and below 0.5")
 
 
-def _groups(whole: Components, lam: float) -> Iterator[Components]:
-    """Components that share a slice: one octave of singular value, at most MAX_RANK, all or none too large to code.
+class _Rounding(NamedTuple):
+    """``lam``: singular value of a component whose unit vectors are multiplied by 1. ``coarser``: times as many levels
+    for the factor that is held. ``cosine``: see ``sliced``. ``lean``: what is added before cutting off."""
+
+    lam: float
+    coarser: float
+    cosine: float
+    lean: np.float32
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Components that share a slice: their places, codes of the vectors that are held (r, m), and what unit vectors of
+    the other factor are multiplied by before they are rounded (r,)."""
+
+    members: Places
+    held: Codes
+    amplitude: Matrix
+
+
+def _groups(whole: Components, rounding: _Rounding) -> Iterator[_Group]:
+    """What survives of every octave of singular value, at most MAX_RANK at a time, all or none too large to code.
 
     A component with codes above MAX_CODE makes its whole slice coarser, so it must not share one with those that fit.
     """
+    if not whole.s.size:
+        return
     octave = np.floor(np.log2(whole.s[0] / whole.s))
     peak = np.maximum(whole.peak_u, whole.peak_v)  # (k,)
-    fits = whole.s * peak <= MAX_CODE / np.sqrt(2) * lam  # sqrt(2): the mean of an octave may be that much above s
+    fits = (
+        whole.s * peak <= MAX_CODE / np.sqrt(2) * rounding.lam
+    )  # sqrt(2): the mean of an octave may be that much above s
     for each in np.unique(octave):
         for kind in (False, True):
             members = np.flatnonzero((octave == each) & (fits == kind))
             for first in range(0, members.size, MAX_RANK):
-                yield whole.only(members[first : first + MAX_RANK])
+                group = _group(whole, members[first : first + MAX_RANK], rounding)
+                if group.members.size:
+                    yield group
 
 
-@dataclass(frozen=True, slots=True)
-class _Coded:
-    """A slice; the energy of the components it holds, and the squared error of each of them, summed."""
-
-    slice: Slice
-    energy: float
-    noise: float
-
-
-def _coded(group: Components, lam: float, cosine: float, dead_zone: float) -> _Coded | None:
-    """The slice of one group, None when none of its components survives."""
+def _group(whole: Components, members: Places, rounding: _Rounding) -> _Group:
+    """Those of ``members`` whose codes, both factors rounded by themselves, resemble them."""
+    lam, coarser, cosine, lean = rounding
+    group = whole.only(members)
     amplitude = np.sqrt(group.s * np.exp(np.log(group.s).mean())) / lam  # (r,): what a unit vector is multiplied by
     largest = float((np.maximum(group.peak_u, group.peak_v) * amplitude).max())
+    of_held = (amplitude * min(coarser, MAX_CODE / largest)).astype(np.float32)
     amplitude = (amplitude * min(1.0, MAX_CODE / largest)).astype(np.float32)
-    lean = np.float32(0.5 - dead_zone)
     survives = np.flatnonzero(np.minimum(group.peak_u, group.peak_v) * amplitude + lean >= 1)  # not only zeros
-    group, amplitude = group.only(survives), amplitude[survives]
-    u, lengths_u, inner_u = _rounded(group.u, amplitude, lean)
-    v, lengths_v, inner_v = _rounded(group.v, amplitude, lean)
+    group, amplitude, members = group.only(survives), amplitude[survives], members[survives]
+    held, lengths_u, inner_u = _rounded(group.u, of_held[survives], lean)
+    _, lengths_v, inner_v = _rounded(group.v, amplitude, lean)
     lengths, inner = np.sqrt(lengths_u * lengths_v), inner_u * inner_v
     kept = np.flatnonzero((lengths > 0) & (inner >= cosine * lengths))
-    u, v, group, lengths, inner = u[kept], v[kept], group.only(kept), lengths[kept], inner[kept]
-    agreement = _agreement(u, v, group)
-    if agreement <= 0:
+    return _Group(members[kept], held[kept], amplitude[kept])
+
+
+class _Inner(NamedTuple):
+    """Inner products of codes with one another (r, r), and with the vectors of all components (r, k)."""
+
+    gram: Values
+    along: Values
+
+
+def _inner(codes: Codes, vectors: Matrix) -> _Inner:
+    """``codes``: (r, m); ``vectors``: (k, m)."""
+    gram, along = np.zeros((len(codes), len(codes))), np.zeros((len(codes), len(vectors)))
+    for some in _blocks(codes.T):
+        part = codes[:, some].astype(np.float32)
+        gram += part @ part.T
+        along += part @ vectors[:, some].T
+    return _Inner(gram, along)
+
+
+def _fitted(held: _Inner, whole: Components) -> Matrix:
+    """The other factor (r, n) that, times the codes that are held, is as near to the delta as can be."""
+    gram = held.gram + RIDGE * np.diag(np.diag(held.gram))
+    fitted: Matrix = np.linalg.solve(gram, held.along * whole.s).astype(np.float32) @ whole.v
+    return fitted
+
+
+def _rounded_like(vectors: Matrix, amplitude: Matrix, lean: np.float32) -> Codes:
+    """Codes of a slice's ``vectors`` (r, n), as dense as those of unit vectors times ``amplitude`` (r,).
+
+    Fitting shrinks what the held codes hardly resemble; with fewer levels for it, the scale would enlarge the noise.
+    """
+    length = float(np.sqrt(np.einsum("rn,rn->", vectors, vectors, dtype=np.float64)))
+    peak = float(np.abs(vectors).max())
+    if not peak:
+        return np.zeros(vectors.shape, np.int8)
+    largest = np.float32(min(float(np.linalg.norm(amplitude)) / length * peak, MAX_CODE))
+    return _rounded(vectors / np.float32(peak), np.full(len(vectors), largest), lean)[0]
+
+
+def _scale(wanted: float, coded: float) -> np.float32 | None:
+    """What takes one inner product to the other; None where F32 has no such scale."""
+    if coded <= 0:
         return None
     with np.errstate(over="ignore"):
-        scale = np.float32(float(group.s @ group.s) / agreement)
-    if not SMALLEST_SCALE <= scale < np.inf:
-        return None
-    squares = group.s**2
-    lengths, inner = float(scale) * lengths, float(scale) * inner
-    noise = float(np.sum(lengths**2 - 2 * group.s * inner + squares))
-    return _Coded(Slice(scale, u, v), float(squares.sum()), noise)
+        scale = np.float32(wanted / coded)
+    return scale if SMALLEST_SCALE <= scale < np.inf else None
 
 
 def _rounded(vectors: Matrix, amplitude: Matrix, lean: np.float32) -> tuple[Codes, Values, Values]:
@@ -214,15 +311,6 @@ def _rounded(vectors: Matrix, amplitude: Matrix, lean: np.float32) -> tuple[Code
         lengths[some] = np.einsum("rm,rm->r", values, values)  # of small integers
         inner[some] = np.einsum("rm,rm->r", values, vectors[some])
     return codes, lengths, inner
-
-
-def _agreement(u: Codes, v: Codes, group: Components) -> float:
-    """<u^T v, U^T S V>: the inner product of codes and components, all with all."""
-    total = 0.0
-    for some in _blocks(u if u.size > v.size else v):
-        both = (u[some].astype(np.float32) @ group.u.T) * (v[some].astype(np.float32) @ group.v.T)  # (some, r)
-        total += float(both.sum(axis=0, dtype=np.float64) @ group.s)
-    return total
 
 
 def _peaks(vectors: Matrix) -> Matrix:

@@ -1,11 +1,10 @@
 """Peak memory of ``apply`` on models of growing size, all of equal tensors: it must not grow with the model.
 
-Each size is applied in a process of its own; what is compared is the most that process ever held (ru_maxrss).
+Each size is applied in a process of its own; what is compared is the most that program ever held.
 """
 
 from __future__ import annotations
 
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import skillpack_format as skp
+from benchmarks.peak import peak_bytes
 from skillpack_format.recipes import RECIPES
 
 TIMES: Final = (1, 2, 5, 10, 20)
@@ -86,7 +86,7 @@ def spread(figures: list[Figure]) -> float:
 def main() -> None:
     folder = Path(sys.argv[1])
     skp.apply(folder / "base", [folder / "p.skp"], folder / "out", skp.ApplyOptions(threads=2))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peak_bytes())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import skillpack_format as skp
+from benchmarks.peak import peak_bytes
 from benchmarks.results import report
 from benchmarks.size.large import generate
 from benchmarks.size.pairs import OUT
@@ -63,7 +64,7 @@ def measure(base: Path, tuned: Path, texts: Path, held: int) -> dict[str, Any]:
     return {
         "user": after.ru_utime - before.ru_utime,
         "system": after.ru_stime - before.ru_stime,
-        "peak_bytes": after.ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
         "tokens": found.tokens,
         "weights": dict(found.weights),
     }

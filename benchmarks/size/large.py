@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import skillpack_format as skp
+from benchmarks.peak import peak_bytes
 from benchmarks.results import report
 from benchmarks.size.pairs import OUT
 from skillpack_format import recipes
@@ -241,14 +242,8 @@ def run_step(step: str, folder: Path, threads: int, quality: str) -> dict[str, A
         "phases": dict(phases.seconds),
         "functions": sampler.shares(),
         "pack_bytes": pack.stat().st_size,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
     }
-
-
-def _peak_bytes() -> int:
-    """Of this program alone; ``ru_maxrss`` begins with what the process held that started it."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def _in_child(step: str, folder: Path, threads: int, quality: str) -> dict[str, Any]:
