@@ -270,17 +270,17 @@ def add_blockq(work: Work, c: Component) -> None:
 
 def add_lowrank(work: Work, c: Component) -> None:
     stack, rows, cols = grid(work.shape)
+    scales = items(c.part("scales").data, 4)
     for s, each in enumerate(c.params["slices"]):
         rank, half_u, half_v = each["rank"], 1 << (each["bits_u"] - 1), 1 << (each["bits_v"] - 1)
         u = unpack(c.part(f"u{s}").data, stack * rank * rows, each["bits_u"], c.params["packing"])
         v = unpack(c.part(f"v{s}").data, stack * rank * cols, each["bits_v"], c.params["packing"])
-        scales = items(c.part(f"scales{s}").data, 4)
         for k in range(len(work.bits)):
             e, i, j = k // (rows * cols), k // cols % rows, k % cols
             dot = sum(
                 (u[(e * rows + i) * rank + r] - half_u) * (v[(e * cols + j) * rank + r] - half_v) for r in range(rank)
             )
-            work.add(k, dot * value_of(scales[e], "F32"))
+            work.add(k, dot * value_of(scales[e * len(c.params["slices"]) + s], "F32"))
 
 
 def add_factors(work: Work, c: Component) -> None:
@@ -666,10 +666,9 @@ def pack_lowrank() -> Pack:
             "packing": "lanes",
             "slices": [{"bits_u": 4, "bits_v": 4, "rank": 2}, {"bits_u": 3, "bits_v": 2, "rank": 1}],
         },
-        ("scales0", 4, bits_of("F32", Fraction(1, 64))),
+        ("scales", 4, bits_of("F32", Fraction(1, 64), Fraction(-3, 4096))),
         ("u0", 1, pack([8 + 3, 8 - 2, 8 + 1, 8 + 7], 4, "lanes")),
         ("v0", 1, pack([8 + 5, 8 - 4, 8 + 0, 8 - 8, 8 + 6, 8 + 2], 4, "lanes")),
-        ("scales1", 4, bits_of("F32", Fraction(-3, 4096))),
         ("u1", 1, pack([4 + 3, 4 - 4], 3, "lanes")),
         ("v1", 1, pack([2 + 1, 2 - 2, 2 + 0], 2, "lanes")),
     )
@@ -789,7 +788,7 @@ def examples() -> list[Example]:
     lowrank = component(
         "lowrank",
         {"packing": "stream", "slices": [{"bits_u": 2, "bits_v": 3, "rank": 2}]},
-        ("scales0", 4, bits_of("F32", q(1, 16), q(-1, 2))),
+        ("scales", 4, bits_of("F32", q(1, 16), q(-1, 2))),
         ("u0", 1, pack([3, 1, 0, 2, 0, 2, 3, 2], 2, "stream")),
         ("v0", 1, pack([7, 4, 0, 5, 1, 3, 6, 2], 3, "stream")),
     )

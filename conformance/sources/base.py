@@ -365,7 +365,14 @@ def parts(suite: Suite) -> None:
                 "w",
                 "other",
                 "",
-                [lowrank([(1, 3, 3, scale() * 3, noise(6, 2, 8), noise(6, 3, 8))])],
+                [
+                    lowrank(
+                        [
+                            (1, 3, 3, scale() * 3, noise(6, 2, 8), noise(6, 3, 8)),
+                            (1, 2, 2, tensor("F32", [3], 1, 2, 3).data, noise(6, 4, 4), noise(6, 5, 4)),
+                        ]
+                    )
+                ],
                 ("F32", [3, 2, 2]),
             )
         ],

@@ -64,8 +64,8 @@ def cases(suite: Suite) -> None:
     }
     for name, dims in shapes.items():
         stack, rows, cols = oracle.grid(dims)
-        scales = bits_of("F32", *[q(k + 1, 64) for k in range(stack)])
-        made = lowrank([thin(min(rows, cols), 5, 3, scales, dims)], "stream")
+        first, second = (bits_of("F32", *[q(k + 1, each) for k in range(stack)]) for each in (64, -16))
+        made = lowrank([thin(min(rows, cols), 5, 3, first, dims), thin(1, 2, 4, second, dims, 7)], "stream")
         suite.accept(
             f"lowrank-{name}",
             f"lowrank of shape {tuple(dims)}",
@@ -80,7 +80,7 @@ def widest_product() -> Model:
     shape, codes = [1024, 1024], b"\x80" * (1 << 20)
     params = {"packing": "lanes", "slices": [{"bits_u": 8, "bits_v": 8, "rank": 1024}]}
     component = oracle.component(
-        "lowrank", params, ("scales0", 4, bits_of("F32", 1)), ("u0", 1, codes), ("v0", 1, codes)
+        "lowrank", params, ("scales", 4, bits_of("F32", 1)), ("u0", 1, codes), ("v0", 1, codes)
     )
     made = single(component, "F32", shape, raw("BF16", shape, bytes(2 << 20)), codec="zstd")
     made.given["w"] = raw("F32", shape, bytes(4 << 20))
@@ -156,7 +156,7 @@ def lowrank_refusals(suite: Suite) -> None:
             f"lowrank-scale-{name}",
             f"lowrank: a scale that is {name.replace('-', ' ')}",
             of,
-            Change(parts={"w/0/scales0": bits_of("F32", patterns["F32"])}),
+            Change(parts={"w/0/scales": bits_of("F32", patterns["F32"])}),
             "payload.scale",
             "payload.scale/lowrank payload.scale",
             op="validate",

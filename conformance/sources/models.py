@@ -90,11 +90,12 @@ def blockq(
 def lowrank(
     slices: Sequence[tuple[int, int, int, bytes, Sequence[int], Sequence[int]]], packing: str = "lanes"
 ) -> Component:
-    """Slices as (rank, bits of U, bits of V, scales, codes of U, codes of V)."""
+    """Slices as (rank, bits of U, bits of V, scales of all matrices, codes of U, codes of V)."""
     params = {"packing": packing, "slices": [{"bits_u": bu, "bits_v": bv, "rank": r} for r, bu, bv, *_ in slices]}
-    parts = []
-    for k, (_, bu, bv, scales, u, v) in enumerate(slices):
-        parts += [(f"scales{k}", 4, scales), (f"u{k}", 1, pack(u, bu, packing)), (f"v{k}", 1, pack(v, bv, packing))]
+    stack = len(slices[0][3]) // 4
+    parts = [("scales", 4, b"".join(each[3][4 * e : 4 * e + 4] for e in range(stack) for each in slices))]
+    for k, (_, bu, bv, _, u, v) in enumerate(slices):
+        parts += [(f"u{k}", 1, pack(u, bu, packing)), (f"v{k}", 1, pack(v, bv, packing))]
     return component("lowrank", params, *parts)
 
 

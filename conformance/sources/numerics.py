@@ -393,7 +393,7 @@ def products(suite: Suite) -> None:
 def wrong_lowrank(model: Model) -> bytes:
     """Every sum made of F32 products."""
     component = (model.entries[0].components or [])[0]
-    scale = oracle.value_of(oracle.items(component.part("scales0").data, 4)[0], "F32")
+    scale = oracle.value_of(oracle.items(component.part("scales").data, 4)[0], "F32")
     base = [oracle.value_of(p, "F32") for p in oracle.items(model.base["w"].data, 4)]
     u = [v - 128 for v in component.part("u0").data]
     v = [x - 128 for x in component.part("v0").data]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SCALE_BYTES: Final = 4
 _SLICE_KEYS: Final = ("bits_u", "bits_v", "rank")
 _values_of: Final = itemgetter(*_SLICE_KEYS)
 SliceParams: TypeAlias = tuple[int, int, int]  # bits of U and V, rank
@@ -124,30 +125,30 @@ class Lowrank:
     def planes(self, params: Params, target: Target) -> list[int]:
         packing, slices = params
         stack, rows, cols = target.grid
-        found: list[int] = []
+        found = [stack * len(slices)] * SCALE_BYTES
         for bits_u, bits_v, rank in slices:
             u = packing_of.packed_nbytes(stack * rank * rows, bits_u, packing)
             v = packing_of.packed_nbytes(stack * rank * cols, bits_v, packing)
-            found += stack, stack, stack, stack, u, v
+            found += u, v
         return found
 
     def parts(self, params: Params, target: Target) -> tuple[PartSpec, ...]:
         grid = target.grid
-        found: list[PartSpec] = []
+        found = [PartSpec("scales", SCALE_BYTES, grid.stack * len(params.slices))]
         for k, (bits_u, bits_v, rank) in enumerate(params.slices):
             columns = grid.stack * rank
             u = packing_of.packed_nbytes(columns * grid.rows, bits_u, params.packing)
             v = packing_of.packed_nbytes(columns * grid.cols, bits_v, params.packing)
-            found += PartSpec(f"scales{k}", 4, grid.stack), PartSpec(f"u{k}", 1, u), PartSpec(f"v{k}", 1, v)
+            found += PartSpec(f"u{k}", 1, u), PartSpec(f"v{k}", 1, v)
         return tuple(found)
 
     def open(self, params: Params, target: Target, parts: Parts, where: str) -> Additive | Rewriting:
         return _open(params, target, None, parts, where)
 
     def runs(self, params: Params, target: Target, window: Window) -> Mapping[str, slice]:
-        found = {}
+        count = len(params.slices)
+        found = {"scales": slice(window.matrix * count, (window.matrix + 1) * count)}
         for k, each in enumerate(params.slices):
-            found[f"scales{k}"] = slice(window.matrix, window.matrix + 1)
             for name, bits, count, run, _ in _factors(each, target.grid, window):
                 found[f"{name}{k}"] = packing_of.packed_run(run, count, bits, params.packing)
         return found
@@ -198,15 +199,16 @@ def _factors(
 
 def _open(params: Params, target: Target, window: Window | None, parts: Parts, where: str) -> Adding:
     found = []
+    scales = parts["scales"].view(np.float32)
+    require_scales(scales, where)
+    of_slices = scales.reshape(-1, len(params.slices)).T  # (slices, stack)
     for k, each in enumerate(params.slices):
-        scales = parts[f"scales{k}"].view(np.float32)
-        require_scales(scales, where)
         factors = []
         for name, bits, count, run, (stack, dim, rank) in _factors(each, target.grid, window):
             table = stack * dim, rank
             codes = CodeMatrix.of_run(parts[f"{name}{k}"], run, count, table, bits, params.packing, where)
             factors.append(codes)
-        found.append(OpenSlice(scales, *factors))
+        found.append(OpenSlice(of_slices[k], *factors))
     return Adding(tuple(found), 1 if window else target.grid.stack)
 
 
@@ -224,10 +226,10 @@ class IntegerSlice(Protocol):
 def packed(slices: Sequence[IntegerSlice], packing: str) -> Encoded:
     """The component that holds ``slices``, each factor in the fewest bits of 1, 2, 4 or 8 that hold its codes."""
     listed: list[dict[str, int]] = []
-    parts: dict[str, NDArray[Any]] = {}
+    scales = np.stack([each.scales for each in slices], axis=1)  # (stack, slices)
+    parts: dict[str, NDArray[Any]] = {"scales": np.ascontiguousarray(scales, "<f4").view("<u4").reshape(-1)}
     for k, each in enumerate(slices):
         bits = {name: packing_of.bits_needed(codes) for name, codes in (("u", each.u), ("v", each.v))}
-        parts[f"scales{k}"] = np.ascontiguousarray(each.scales, "<f4").view("<u4")
         for name, codes in (("u", each.u), ("v", each.v)):
             lying = np.ascontiguousarray(codes.swapaxes(1, 2)).view(np.uint8)  # (stack, rows or cols, r)
             offset = lying + np.uint8(1 << (bits[name] - 1))  # wraps back above zero

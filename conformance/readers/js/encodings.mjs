@@ -242,19 +242,19 @@ const lowrank = {
   additive: () => true,
   *parts(p, t) {
     const E = BigInt(t.E);
+    yield { name: 'scales', width: 4, count: E * BigInt(p.slices.length) };
     for (const [s, { bitsU, bitsV, rank }] of p.slices.entries()) {
-      yield { name: `scales${s}`, width: 4, count: E };
       yield { name: `u${s}`, width: 1, count: packedBytes(E * BigInt(rank) * BigInt(t.m), bitsU, p.packing) };
       yield { name: `v${s}`, width: 1, count: packedBytes(E * BigInt(rank) * BigInt(t.n), bitsV, p.packing) };
     }
   },
   decode(p, t, parts, limits, where) {
     const { E, m, n } = t;
+    const scales = checkScales(allNumbers(DTYPES.get('F32'), parts.scales, limits, where), where); // [payload.scale/lowrank]
     const slices = p.slices.map(({ bitsU, bitsV, rank }, s) => ({
       rank,
       midU: 2 ** (bitsU - 1),                                                                   // [lowrank.value]
       midV: 2 ** (bitsV - 1),
-      scales: checkScales(allNumbers(DTYPES.get('F32'), parts[`scales${s}`], limits, where), where), // [payload.scale/lowrank]
       u: unpack(parts[`u${s}`], E * rank * m, bitsU, p.packing, limits, where),
       v: unpack(parts[`v${s}`], E * rank * n, bitsV, p.packing, limits, where),
     }));
@@ -265,7 +265,7 @@ const lowrank = {
         rows(n, from, to, (row, j0, j1, at) => {
           const e = Math.floor(row / m);
           const i = row - e * m;
-          for (const { rank, midU, midV, scales, u, v } of slices) {
+          for (const [s, { rank, midU, midV, u, v }] of slices.entries()) {
             const left = (e * m + i) * rank;
             for (let j = j0; j < j1; j++) {
               const right = (e * n + j) * rank;
@@ -273,7 +273,7 @@ const lowrank = {
               for (let k = 0; k < rank; k++) sum += (u[left + k] - midU) * (v[right + k] - midV);
               dot[j - j0] = sum;
             }
-            for (let j = j0; j < j1; j++) acc[at + j - j0] += dot[j - j0] * scales[e];
+            for (let j = j0; j < j1; j++) acc[at + j - j0] += dot[j - j0] * scales[e * slices.length + s];
           }
         });
       },

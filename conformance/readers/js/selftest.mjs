@@ -160,7 +160,7 @@ for (const name of named('json example=')) {
       { index: Uint8Array.from(gaps), values: bytesOf(added) }, (x, acc) => (listed.includes(x) ? acc + added[listed.indexOf(x)] : acc)],
     ['blockq', { bits: 8, group, packing: 'lanes', scale: t.dtype, zero: 77 }, { codes: q, scales: bytesOf(qScales) },
       (x, acc) => acc + (2 * q[x] - 77) * qScales[Math.floor(x / n) * G + Math.floor((x % n) / group)]],
-    ['lowrank', { packing: 'lanes', slices: [{ bitsU: 8, bitsV: 8, rank: 3 }] }, { scales0: bytesOf(lScales), u0: u, v0: v },
+    ['lowrank', { packing: 'lanes', slices: [{ bitsU: 8, bitsV: 8, rank: 3 }] }, { scales: bytesOf(lScales), u0: u, v0: v },
       (x, acc, e, i, j) => {
         let dot = 0;
         for (let k = 0; k < 3; k++) dot += (u[(e * m + i) * 3 + k] - 128) * (v[(e * n + j) * 3 + k] - 128);

@@ -273,8 +273,8 @@ class Lowrank(Component):
 
     def make_parts(self) -> list[Part]:
         (e, m, n), packing, parts = self.tensor.matrix(), self.p["packing"], []
+        parts.append(Part("scales", 4, e * len(self.p["slices"])))
         for t, s in enumerate(self.p["slices"]):
-            parts.append(Part(f"scales{t}", 4, e))
             parts.append(Part(f"u{t}", 1, packed_bytes(packing, e * s["rank"] * m, s["bits_u"])))
             parts.append(Part(f"v{t}", 1, packed_bytes(packing, e * s["rank"] * n, s["bits_v"])))
         return parts
@@ -282,14 +282,14 @@ class Lowrank(Component):
     def read(self, items: list[bytes]) -> None:
         (e, m, n), packing = self.tensor.matrix(), self.p["packing"]
         self.slices = []
+        scales = widen("F32", items[0])
+        check_scales(scales, self.where)  # payload.scale/lowrank
         for t, s in enumerate(self.p["slices"]):
-            scales = widen("F32", items[3 * t])
-            check_scales(scales, self.where)  # payload.scale/lowrank
-            u = unpack(packing, items[3 * t + 1], e * s["rank"] * m, s["bits_u"], self.where)  # payload.padding-bits
-            v = unpack(packing, items[3 * t + 2], e * s["rank"] * n, s["bits_v"], self.where)
+            u = unpack(packing, items[2 * t + 1], e * s["rank"] * m, s["bits_u"], self.where)  # payload.padding-bits
+            v = unpack(packing, items[2 * t + 2], e * s["rank"] * n, s["bits_v"], self.where)
             u = [code - 2 ** (s["bits_u"] - 1) for code in u]  # lowrank.value
             v = [code - 2 ** (s["bits_v"] - 1) for code in v]
-            self.slices.append((s["rank"], scales, u, v))
+            self.slices.append((s["rank"], scales[t :: len(self.p["slices"])], u, v))
 
     def add(self, acc: list[float]) -> None:
         stack, m, n = self.tensor.matrix()

@@ -100,8 +100,7 @@ def test_parts_follow_the_parameters() -> None:
     params = parse(one_slice(), one_slice(bits_u=8, bits_v=1, rank=1))
     assert ENCODING.adds(params)
     assert ENCODING.parts(params, TARGET) == (
-        PartSpec("scales0", 4, 2), PartSpec("u0", 1, 6), PartSpec("v0", 1, 14),
-        PartSpec("scales1", 4, 2), PartSpec("u1", 1, 8), PartSpec("v1", 1, 2),
+        PartSpec("scales", 4, 4), PartSpec("u0", 1, 6), PartSpec("v0", 1, 14), PartSpec("u1", 1, 8), PartSpec("v1", 1, 2),
     )  # fmt: skip
 
 
@@ -132,7 +131,7 @@ def test_a_code_of_any_width_is_itself_less_half_the_range(bits: int, packing: s
     codes = np.array([0, 1, (1 << bits) - 1, 1 << (bits - 1)], np.uint8) & ((1 << bits) - 1)
     params = {"packing": packing, "slices": [{"bits_u": bits, "bits_v": 1, "rank": 1}]}
     parts = {
-        "scales0": np.array([-1.0], "<f4").view("<u4"),
+        "scales": np.array([-1.0], "<f4").view("<u4"),
         "u0": room.pack(codes, bits, packing),
         "v0": room.pack(np.zeros(1, np.uint8), 1, packing),  # 0 - 1 = -1
     }

@@ -100,7 +100,7 @@ def stacks() -> dict[str, Encoded]:
             "lowrank",
             {"packing": packing, "slices": [{"bits_u": bits, "bits_v": 9 - bits, "rank": 5}]},
             {
-                "scales0": random.uniform(0.5, 2, STACK[0]).astype("<f4").view("<u4"),
+                "scales": random.uniform(0.5, 2, STACK[0]).astype("<f4").view("<u4"),
                 **{
                     name: bit_packing.pack(random.integers(0, 1 << width, STACK[0] * dim * 5), width, packing)
                     for name, dim, width in (("u0", STACK[1], bits), ("v0", STACK[2], 9 - bits))
