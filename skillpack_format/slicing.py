@@ -38,8 +38,8 @@ DEAD_ZONE: Final = 0.1
 MAX_CODE: Final = 127
 MAX_RANK: Final = EXACT_PRODUCT // 128**2  # of one slice: its sums stay exact even with 8-bit codes
 BLOCK_ITEMS: Final = 1 << 20  # of what is rounded at a time
-COARSER: Final = 0.75  # levels of the factor that is held, where the other has enough of them to make up for it
-COARSE: Final = 3.0  # the step from which on it has not
+COARSER: Final = 0.75  # times as many levels for the factor that is held, for the other makes up for it;
+COARSE: Final = 4.0  # from this step on as many, for codes are few
 RIDGE: Final = 1e-4  # of a component's codes, so that no two alike make the fit singular
 
 
@@ -137,7 +137,7 @@ def sliced(
     is_wide = whole.u.shape[1] < whole.v.shape[1]
     if is_wide:
         whole = whole.transposed
-    coarser = COARSER if step < COARSE else 1.0
+    coarser = min(1.0, max(COARSER, step / COARSE))
     rounding = _Rounding(step * matrix.typical, coarser, cosine, np.float32(0.5 - dead_zone))
     groups = list(islice(_groups(whole, rounding), MAX_SLICES))
     if not groups:

@@ -100,7 +100,8 @@ def test_parts_follow_the_parameters() -> None:
     params = parse(one_slice(), one_slice(bits_u=8, bits_v=1, rank=1))
     assert ENCODING.adds(params)
     assert ENCODING.parts(params, TARGET) == (
-        PartSpec("scales", 4, 4), PartSpec("u0", 1, 6), PartSpec("v0", 1, 14), PartSpec("u1", 1, 8), PartSpec("v1", 1, 2),
+        PartSpec("scales", 4, 4), PartSpec("u0", 1, 6), PartSpec("v0", 1, 14),
+        PartSpec("u1", 1, 8), PartSpec("v1", 1, 2),
     )  # fmt: skip
 
 
