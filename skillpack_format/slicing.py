@@ -221,9 +221,8 @@ def _groups(whole: Components, rounding: _Rounding) -> Iterator[_Group]:
         return
     octave = np.floor(np.log2(whole.s[0] / whole.s))
     peak = np.maximum(whole.peak_u, whole.peak_v)  # (k,)
-    fits = (
-        whole.s * peak <= MAX_CODE / np.sqrt(2) * rounding.lam
-    )  # sqrt(2): the mean of an octave may be that much above s
+    highest = MAX_CODE / np.sqrt(2) * rounding.lam  # the mean of an octave may be sqrt(2) times as much as s
+    fits = whole.s * peak <= highest
     for each in np.unique(octave):
         for kind in (False, True):
             members = np.flatnonzero((octave == each) & (fits == kind))

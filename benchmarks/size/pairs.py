@@ -81,6 +81,7 @@ PAIRS: Final = (
     _encoder("headers", "light", "bf16", "declarations", Training(16, 1e-4)),
     _encoder("headers", "heavy", "bf16", "declarations", Training(40, 5e-4)),
     _encoder("python", "light", "f32", "functions", LIGHT),
+    _encoder("headers", "medium", "bf16", "declarations", Training(26, 2.2e-4)),
 )
 
 
