@@ -112,6 +112,7 @@ def measure(folder: Path, found: dict[str, tuple[str, ...]], turns: int) -> tupl
             finally:
                 for left in ("made", "made.cache"):
                     shutil.rmtree(left, ignore_errors=True)
+                os.sync()  # the next command must not wait for what this one left unwritten
             copy = copy or taken
             rows[name].runs.append(taken)
             rows[name].copies.append(copy)
