@@ -146,8 +146,8 @@ class Lowrank:
         return _open(params, target, None, parts, where)
 
     def runs(self, params: Params, target: Target, window: Window) -> Mapping[str, slice]:
-        count = len(params.slices)
-        found = {"scales": slice(window.matrix * count, (window.matrix + 1) * count)}
+        slices = len(params.slices)
+        found = {"scales": slice(window.matrix * slices, (window.matrix + 1) * slices)}
         for k, each in enumerate(params.slices):
             for name, bits, count, run, _ in _factors(each, target.grid, window):
                 found[f"{name}{k}"] = packing_of.packed_run(run, count, bits, params.packing)

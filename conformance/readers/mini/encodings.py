@@ -272,8 +272,8 @@ class Lowrank(Component):
         return sum(s["rank"] for s in self.p["slices"])
 
     def make_parts(self) -> list[Part]:
-        (e, m, n), packing, parts = self.tensor.matrix(), self.p["packing"], []
-        parts.append(Part("scales", 4, e * len(self.p["slices"])))
+        (e, m, n), packing = self.tensor.matrix(), self.p["packing"]
+        parts = [Part("scales", 4, e * len(self.p["slices"]))]
         for t, s in enumerate(self.p["slices"]):
             parts.append(Part(f"u{t}", 1, packed_bytes(packing, e * s["rank"] * m, s["bits_u"])))
             parts.append(Part(f"v{t}", 1, packed_bytes(packing, e * s["rank"] * n, s["bits_v"])))
