@@ -267,9 +267,10 @@ def _inner(codes: Codes, vectors: Matrix) -> _Inner:
 
 
 def _fitted(held: _Inner, whole: Components) -> Matrix:
-    """The other factor (r, n) that, times the codes that are held, is as near to the delta as can be."""
+    """The other factor (r, n), up to its size, that times the codes held is as near to the delta as can be."""
     gram = held.gram + RIDGE * np.diag(np.diag(held.gram))
-    fitted: Matrix = np.linalg.solve(gram, held.along * whole.s).astype(np.float32) @ whole.v
+    s = np.ldexp(whole.s, -math.frexp(whole.s[0])[1])  # or a float32 might not hold what comes of it
+    fitted: Matrix = np.linalg.solve(gram, held.along * s).astype(np.float32) @ whole.v
     return fitted
 
 

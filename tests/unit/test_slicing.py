@@ -125,6 +125,29 @@ def test_one_factor_makes_up_for_the_rounding_of_the_other(shape: tuple[int, int
     assert error < 0.75 * float(np.square(apart - delta).sum())
 
 
+@pytest.mark.parametrize("is_nearest", [False, True])
+@pytest.mark.parametrize("strength", [1e-37, 1.0, 3e37])
+@pytest.mark.parametrize("name", ["ones", "rank one", "one entry", "signs", "spread", "identity"])
+def test_what_is_said_of_the_error_is_so_of_odd_matrices(name: str, strength: float, is_nearest: bool) -> None:
+    rng = np.random.default_rng(7)
+    wild = rng.standard_normal((21, 13)) * np.exp(6 * rng.standard_normal((21, 13)))
+    plain = {
+        "ones": np.ones((21, 13)),
+        "rank one": np.outer(rng.standard_normal(21), rng.standard_normal(13)),
+        "one entry": np.eye(1, 21).T @ np.eye(1, 13),
+        "signs": rng.choice([-1.0, 0.0, 1.0], (21, 13)),
+        "spread": wild / np.abs(wild).max(),
+        "identity": np.eye(21, 13),
+    }
+    delta = np.asarray(plain[name] * strength, np.float32)
+    matrix = decomposed(delta)
+    for step, cosine in ((4.0, 0.3), (1.0, 0.6), (0.1, 0.9)):
+        found = sliced(matrix, step=step, cosine=cosine, is_nearest=is_nearest)
+        error = float(np.sum((restored(found.slices, delta.shape) - delta) ** 2))
+        assert found.noise == pytest.approx(error, rel=1e-2, abs=1e-5 * matrix.energy)
+        assert error <= 1.02 * matrix.energy or not is_nearest  # no slices at all would have that of the delta
+
+
 def test_components_alike_in_their_codes_are_fitted_all_the_same() -> None:
     delta = np.zeros((64, 32), np.float32)
     delta[:, :3] = 1e-3 * np.eye(64, 3)  # equal singular values: any basis will do
