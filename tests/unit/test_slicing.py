@@ -136,10 +136,10 @@ def test_what_is_said_of_the_error_is_so_of_odd_matrices(name: str, strength: fl
         "rank one": np.outer(rng.standard_normal(21), rng.standard_normal(13)),
         "one entry": np.eye(1, 21).T @ np.eye(1, 13),
         "signs": rng.choice([-1.0, 0.0, 1.0], (21, 13)),
-        "spread": wild / np.abs(wild).max(),
+        "spread": wild,
         "identity": np.eye(21, 13),
     }
-    delta = np.asarray(plain[name] * strength, np.float32)
+    delta = np.asarray(plain[name] / np.abs(plain[name]).max() * strength, np.float32)
     matrix = decomposed(delta)
     for step, cosine in ((4.0, 0.3), (1.0, 0.6), (0.1, 0.9)):
         found = sliced(matrix, step=step, cosine=cosine, is_nearest=is_nearest)
