@@ -90,10 +90,10 @@ def test_a_dear_byte_leaves_the_base_and_a_free_one_buys_the_exact_code() -> Non
 
 
 def test_a_large_tensor_is_told_from_a_sample_and_coded_as_a_whole() -> None:
-    job = job_of(2100, 512, dtype="BF16", strength=2e-4)  # too little for low rank below the difference
+    job = job_of(2100, 512, dtype="BF16", strength=1e-4)  # too little for low rank below the difference
     exact = survey(job, 0.0).options[0]
     assert exact.coding == Lossless()
-    assert 0.9 * exact.nbytes < code(dataclasses.replace(job, treatment=Lossless())).nbytes <= exact.nbytes
+    assert 0.94 * exact.nbytes < code(dataclasses.replace(job, treatment=Lossless())).nbytes <= exact.nbytes
     found = choose(dataclasses.replace(job, treatment=Priced(1e-3, 0.03, 0.0)))
     assert found.coded.error == 0
     assert sum(found.option.segments) == found.coded.nbytes
